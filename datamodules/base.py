@@ -1,0 +1,83 @@
+"""The datamodules' base: pictures travel raw, in lists, and only benchmark batches carry masks."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import lightning
+import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.vocabulary import Vocabulary
+
+
+class Item(TypedDict, total=False):
+    """One picture: ``image`` (3, H, W) float32 RGB in [0, 1]; ``mask`` (H, W) uint8 train ids, benchmarks only."""
+
+    image: Tensor
+    mask: Tensor
+    name: str
+    index: int
+    error: str  # in predict: why the picture could not be read; image is then missing
+
+
+class Batch(TypedDict, total=False):
+    """Items as lists, so that pictures of any sizes share a batch without padding."""
+
+    image: list[Tensor]
+    mask: list[Tensor]
+    name: list[str]
+    index: list[int]
+    error: list[str]
+
+
+def collate(items: list[Item]) -> Batch:
+    batch: Batch = {}
+    for key in items[0]:
+        batch[key] = [item[key] for item in items]  # type: ignore[literal-required]
+    return batch
+
+
+class DataModule(lightning.LightningDataModule):
+    """Labelled pictures to score a method on, and a vocabulary.
+
+    Args:
+        vocabulary: name of the label space.
+        batch_size: pictures per step; a method batches their windows by itself.
+        num_workers: loader processes.
+        limit: use only the first pictures of a split; 0 for all.
+    """
+
+    label_spaces: tuple[str, ...] = ()
+
+    def __init__(self, vocabulary: str, batch_size: int = 4, num_workers: int = 1, limit: int = 0) -> None:
+        super().__init__()
+        self.vocabulary = Vocabulary.load(vocabulary)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.limit = limit
+
+    def benchmark(self, split: str) -> Dataset[Item]:
+        """The labelled pictures of ``"val"`` or ``"test"``, in a fixed order."""
+        raise NotImplementedError(f"{type(self).__name__} has no benchmark pictures; it is for training or prediction.")
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        return self.loader(self.benchmark("val"))
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        return self.loader(self.benchmark("test"))
+
+    def loader(self, dataset: Dataset[Item]) -> DataLoader[Item]:
+        """In order and, on several processes, each picture exactly once."""
+        if self.limit:
+            dataset = torch.utils.data.Subset(dataset, range(min(self.limit, len(dataset))))  # type: ignore[arg-type]
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=UnrepeatedDistributedSampler(dataset, shuffle=False) if distributed else None,
+            num_workers=self.num_workers,
+            collate_fn=collate,  # type: ignore[arg-type]
+        )

@@ -1,0 +1,153 @@
+"""Shapes: the embedded procedural benchmark (see :mod:`datamodules.shapes_world`), its captions and its label spaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules import shapes_world as world
+from datamodules.base import DataModule, Item
+
+SIZES = ((96, 96), (96, 128), (128, 96), (96, 112))  # of benchmark pictures, rows x columns
+TRAIN_SIZE = 64
+OPENINGS = ("a photo of {}.", "a picture of {}.", "an image of {}", "{}")
+
+
+class Shapes(DataModule):
+    """Pictures of textured shapes on named grounds, drawn on the fly.
+
+    Args:
+        vocabulary: ``shapes13`` (12 objects + background, like VOC21), ``shapes12`` (objects only, like VOC20),
+            ``shapes16`` (everything named, like Context59) or ``shapes_open`` (16 objects + background, four of them
+            never named in a caption).
+        seed: of the world.
+        pictures: pictures in the validation and test splits.
+        train_pictures: pictures of one training epoch.
+        train: what a training batch holds: ``"captions"``, ``"pictures"``, or ``"masks"`` for the oracle alone.
+        train_batch_size: pictures per training step.
+        batch_size: pictures per evaluation step.
+        num_workers: loader processes.
+        limit: use only the first pictures of a split; 0 for all.
+    """
+
+    label_spaces = ("shapes13", "shapes12", "shapes16", "shapes_open")
+
+    def __init__(
+        self,
+        vocabulary: str = "shapes13",
+        seed: int = 0,
+        pictures: int = 300,
+        train_pictures: int = 20_000,
+        train: str = "captions",
+        train_batch_size: int = 64,
+        batch_size: int = 16,
+        num_workers: int = 1,
+        limit: int = 0,
+    ) -> None:
+        super().__init__(vocabulary, batch_size, num_workers, limit)
+        self.seed, self.pictures, self.train_pictures = seed, pictures, train_pictures
+        self.train, self.train_batch_size = train, train_batch_size
+
+    def benchmark(self, split: str) -> Dataset[Item]:
+        return ShapesBenchmark(self, split)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        kinds = {"captions": ShapesCaptions, "pictures": ShapesPictures, "masks": ShapesOracle}
+        return DataLoader(
+            kinds[self.train](self),
+            self.train_batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+class ShapesBenchmark(Dataset[Item]):
+    """Labelled pictures of four sizes, whole scenes."""
+
+    def __init__(self, data: Shapes, split: str) -> None:
+        self.data, self.split = data, split
+        open_world = data.vocabulary.name == "shapes_open"
+        self.classes = tuple(range(len(world.NAMES))) if open_world else world.SEEN
+
+    def __len__(self) -> int:
+        return self.data.pictures
+
+    def __getitem__(self, index: int) -> Item:
+        rng = world.random_source(self.data.seed, self.split, index)
+        scene = world.render(rng, *SIZES[index % len(SIZES)], classes=self.classes)
+        return {
+            "image": to_tensor(scene.image),
+            "mask": torch.from_numpy(self.data.vocabulary.to_train_ids(scene.world_ids)),
+            "name": f"{self.split}-{index:05d}",
+            "index": index,
+        }
+
+
+class ShapesPictures(Dataset[dict[str, Any]]):
+    """Unlabelled square photographs at several zooms: more than half of them close up (1 to 4 times)."""
+
+    def __init__(self, data: Shapes) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return self.data.train_pictures
+
+    def _scene(self, index: int) -> tuple[world.Scene, np.random.Generator]:
+        rng = world.random_source(self.data.seed, "train", index)
+        zoom = 1 + 3 * rng.random() if rng.random() < 0.6 else 1.0
+        return world.render(rng, TRAIN_SIZE, TRAIN_SIZE, zoom), rng
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": to_tensor(self._scene(index)[0].image), "index": index}
+
+
+class ShapesCaptions(ShapesPictures):
+    """The same photographs with a caption of what covers at least 3 % of them; half of the captions leave things out.
+
+    ``visible`` and ``said`` (20,) bool list the words of the full and of this caption, so that a caption that is also
+    true of another picture of the batch is not taken for a wrong one.
+    """
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene, rng = self._scene(index)
+        visible = list(scene.visible())
+        said = [visible[i] for i in rng.permutation(len(visible))]
+        if rng.random() < 0.5:
+            said = said[: rng.integers(1, len(said) + 1)]
+        return {
+            "image": to_tensor(scene.image),
+            "caption": caption(rng, said),
+            "visible": _listed(visible),
+            "said": _listed(said),
+            "index": index,
+        }
+
+
+class ShapesOracle(ShapesPictures):
+    """Photographs with their masks: only for the oracle, which is reported outside the ranking."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene, _ = self._scene(index)
+        mask = torch.from_numpy(self.data.vocabulary.to_train_ids(scene.world_ids))
+        return {"image": to_tensor(scene.image), "mask": mask, "index": index}
+
+
+def caption(rng: np.random.Generator, said: list[int]) -> str:
+    """A sentence that names things: ``"a photo of grass, a red striped square and sand."``."""
+    phrases = [world.WORLD_NAMES[i] if i >= len(world.NAMES) else f"a {world.WORLD_NAMES[i]}" for i in said]
+    listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
+    return OPENINGS[rng.integers(len(OPENINGS))].format(listed)
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(image).permute(2, 0, 1).float().div_(255)
+
+
+def _listed(ids: list[int]) -> torch.Tensor:
+    return torch.zeros(len(world.WORLD_NAMES), dtype=torch.bool).index_fill_(0, torch.tensor(ids), True)

@@ -1,0 +1,124 @@
+"""From window scores to a label map, a chunk of words at a time.
+
+Upsampling all Q words to full resolution takes Q times the picture (200 MB for 171 words at 480x640); a running
+maximum over chunks gives the same labels with a tenth of that. Softmax is monotone, so its normaliser is carried along
+(a running log-sum-exp) only where a probability is asked for.
+
+Shapes: Q words, q words of a chunk, K classes, (R, S) the resized picture, (H, W) the original size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evaluation.pamr import Pamr
+from evaluation.protocol import Protocol
+from evaluation.windows import WindowScores
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """``labels`` (H, W) uint8 train ids; ``score`` (H, W) the best class's probability, or None if not asked for."""
+
+    labels: Tensor
+    score: Tensor | None
+
+
+def label_map(
+    windows: WindowScores,
+    class_of_word: Tensor,
+    size: tuple[int, int],
+    protocol: Protocol,
+    background: int | None = None,
+    temperature: float | None = None,
+    picture: Tensor | None = None,
+    with_score: bool = False,
+    chunk: int = 16,
+) -> LabelMap:
+    """Merges, upsamples and decides.
+
+    Args:
+        windows: scores of one picture.
+        class_of_word: (Q,) train id of each word.
+        size: original (H, W), where the decision is made.
+        protocol: background rule, activation, refinement.
+        background: train id of the background class, None if the label space has none.
+        temperature: what the scores are multiplied with; the protocol's if None.
+        picture: the resized picture (3, R, S), needed by PAMR.
+        with_score: also return the best probability.
+        chunk: words upsampled at once; does not change the result.
+    """
+    scale = protocol.temperature if temperature is None else temperature
+    rule = protocol.background if background is not None else "none"
+    needs_score = with_score or (rule != "none" and protocol.background_value > 0)
+    refine = Pamr(picture, protocol) if protocol.refine == "pamr" and picture is not None else None
+
+    def upsampled(words: slice) -> Tensor:
+        scores = (windows.merge(words, size) if refine is None else refine(windows.merge(words))).mul_(scale)
+        if scores.shape[1:] == size:
+            return scores
+        return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+
+    total = windows.scores.shape[1]
+    normaliser = needs_score and protocol.activation == "softmax"
+    best, word, log_sum = _running_best(upsampled, range(total), chunk, normaliser)
+    labels = class_of_word.to(word.device)[word]
+    if protocol.area_threshold and background is not None:
+        kept = _large_enough(labels, class_of_word, background, protocol.area_threshold)
+        best, word, _ = _running_best(upsampled, kept, chunk, False)
+        labels = class_of_word.to(word.device)[word]
+    score = None
+    if needs_score:
+        score = torch.sigmoid(best) if log_sum is None else torch.exp(best - log_sum)
+        if rule != "none" and background is not None:
+            least = torch.full_like(score[0, 0], protocol.background_value)
+            if rule == "threshold":
+                least = torch.minimum(least, score.max())  # at least one pixel survives
+            labels = torch.where(score < least, background, labels)
+    return LabelMap(labels.to(torch.uint8), score)
+
+
+def _running_best(
+    upsampled: Callable[[slice], Tensor], words: range | list[int], chunk: int, normaliser: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Best score, its word and (if asked) the log-sum-exp per pixel, over the listed words."""
+    best = word = log_sum = None
+    for run in _runs(words, chunk):
+        scores_qHW = upsampled(run)
+        value, index = scores_qHW.max(0)
+        index += run.start
+        if normaliser:
+            part = torch.logsumexp(scores_qHW, 0)
+            log_sum = part if log_sum is None else torch.logaddexp(log_sum, part)
+        if best is None or word is None:
+            best, word = value, index
+        else:
+            better = value > best  # strict: of equal scores the first word wins, as in argmax
+            best, word = torch.where(better, value, best), torch.where(better, index, word)
+    assert best is not None and word is not None
+    return best, word, log_sum
+
+
+def _runs(words: range | list[int], chunk: int) -> list[slice]:
+    """Consecutive words in slices of at most ``chunk``."""
+    runs: list[slice] = []
+    for w in words:
+        if runs and runs[-1].stop == w and w - runs[-1].start < chunk:
+            runs[-1] = slice(runs[-1].start, w + 1)
+        else:
+            runs.append(slice(w, w + 1))
+    return runs
+
+
+def _large_enough(labels: Tensor, class_of_word: Tensor, background: int, share: float) -> list[int]:
+    """Words of the background and of the classes that cover more than ``share`` of the predicted foreground."""
+    counts = torch.bincount(labels.flatten(), minlength=int(class_of_word.max()) + 1)
+    foreground = counts.sum() - counts[background]
+    keep = counts > share * foreground
+    keep[background] = True
+    return [i for i, k in enumerate(class_of_word.tolist()) if keep[k]]

@@ -1,0 +1,110 @@
+"""The metric: one int64 confusion matrix per evaluation, and what each picture added to it.
+
+Dataset mIoU is the nan-mean over classes of I / (P + G - I), summed over all pictures first (mmsegmentation's rule).
+It is never a mean of per-picture IoUs, and a class that occurs in neither map does not count.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from zerolabel_common import UserError
+
+
+class ConfusionMatrix(Metric):
+    """Counts pixels by (target, prediction), exactly, on any number of processes.
+
+    Args:
+        num_classes: K; train ids are 0..K-1.
+        ignore_index: target value that is not counted.
+
+    ``compute()`` gives ``miou``, ``iou`` (K,), ``pixel_accuracy``, ``frequency_weighted_iou`` (fractions, float64; nan
+    where undefined), ``matrix`` (K, K) int64, and per picture ``areas`` (N, 3, K) int64 of intersection, predicted and
+    target pixels, ordered by ``pictures`` (N,).
+    """
+
+    full_state_update = False
+    matrix: Tensor
+    areas: list[Tensor]
+    pictures: list[Tensor]
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        super().__init__(dist_sync_on_step=False)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.add_state("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("areas", [], dist_reduce_fx="cat")
+        self.add_state("pictures", [], dist_reduce_fx="cat")
+
+    def update(self, prediction: Tensor, target: Tensor, picture: int | None = None) -> None:
+        """Adds one picture (H, W), or a batch (B, H, W), of integer maps.
+
+        Args:
+            prediction: train ids 0..K-1.
+            target: train ids 0..K-1, or ``ignore_index``.
+            picture: the picture's position in the dataset, so that two methods can be paired; counted on if None.
+
+        Raises:
+            UserError: shapes differ, or a value is outside the label space.
+        """
+        if prediction.shape != target.shape:
+            raise UserError(f"prediction {tuple(prediction.shape)} and mask {tuple(target.shape)} differ in size.")
+        if prediction.ndim == 3:
+            for one_prediction, one_target in zip(prediction, target, strict=True):
+                self.update(one_prediction, one_target)
+            return
+        counts = confusion(prediction, target, self.num_classes, self.ignore_index)
+        self.matrix += counts
+        self.areas.append(torch.stack([counts.diagonal(), counts.sum(0), counts.sum(1)])[None])
+        number = len(self.pictures) if picture is None else picture
+        self.pictures.append(torch.tensor([number], device=counts.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """See the class. An evaluation without pictures gives nan."""
+        areas = torch.zeros(0, 3, self.num_classes, dtype=torch.int64)
+        pictures = torch.zeros(0, dtype=torch.int64)
+        if len(self.areas):
+            order = torch.argsort(dim_zero_cat(self.pictures), stable=True)
+            areas, pictures = dim_zero_cat(self.areas)[order], dim_zero_cat(self.pictures)[order]
+        totals = torch.stack([self.matrix.diagonal(), self.matrix.sum(0), self.matrix.sum(1)])
+        iou = iou_of(totals)
+        share = totals[2].double() / totals[2].sum()
+        return {
+            "miou": iou.nanmean(),
+            "iou": iou,
+            "pixel_accuracy": totals[0].sum().double() / totals[2].sum(),
+            "frequency_weighted_iou": torch.where(share > 0, share * iou, 0).sum(),
+            "matrix": self.matrix,
+            "areas": areas,
+            "pictures": pictures,
+        }
+
+
+def confusion(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """(K, K) int64 pixel counts, rows = target; one bincount over a flat code, ignored pixels in a bin of their own.
+
+    Raises:
+        UserError: a value is outside the label space.
+    """
+    for what, values in ("mask", target), ("predicted", prediction):
+        wrong = values >= num_classes
+        if what == "mask":
+            wrong &= values != ignore_index
+        if wrong.any():
+            raise UserError(f"{what} value {int(values[wrong][0])} is outside the {num_classes} classes.")
+    ignored = num_classes * num_classes
+    small = ignored + num_classes < 2**15  # int16 codes move a quarter of the memory
+    code_type = torch.int16 if small else torch.int32
+    row = target.to(code_type) * num_classes
+    code = torch.where(target == ignore_index, ignored, row + prediction.to(code_type)).flatten()
+    counts = torch.bincount(code, minlength=ignored + 1)
+    return counts[:-1].view(num_classes, num_classes)
+
+
+def iou_of(totals: Tensor) -> Tensor:
+    """IoU (..., K) float64 of (..., 3, K) intersection, predicted and target areas; nan for absent classes."""
+    intersection, predicted, actual = totals.double().unbind(-2)
+    return intersection / (predicted + actual - intersection)

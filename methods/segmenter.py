@@ -1,0 +1,168 @@
+"""Segmenter: the one interface of all methods, and the only evaluation steps there are.
+
+A method implements :meth:`Segmenter.embed_vocabulary` (what the class names become) and :meth:`Segmenter.forward`
+(pictures -> scores of the words at the backbone's stride); a trained one also ``training_step`` and
+``configure_optimizers``. Windows, upsampling, background, label map, metric and logging are here and in ``evaluation``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, ClassVar, Literal
+
+import lightning
+import torch
+from torch import Tensor
+
+from datamodules.base import Batch
+from datamodules.vocabulary import Vocabulary
+from evaluation.label_map import LabelMap, label_map
+from evaluation.metrics import ConfusionMatrix
+from evaluation.protocol import Protocol
+from evaluation.windows import resize_picture, score_windows
+from zerolabel_common import UserError
+
+
+class Sees(Enum):
+    """What a method's own training was allowed to see (its pretrained backbone is named beside it)."""
+
+    NOTHING = "nothing"
+    NAMES = "class names"
+    PICTURES = "unlabelled pictures"
+    CAPTIONS = "pictures with captions"
+    MASKS = "masks (oracle)"
+
+
+class Segmenter(lightning.LightningModule):
+    """Base of all methods.
+
+    Class attributes:
+        sees: what the method's training sees.
+        scores: "cosine" scores are multiplied with the protocol's temperature, "logit" scores are taken as they are.
+
+    Args:
+        protocol: name of a preset; the benchmark's own values apply where the preset has some.
+        protocol_values: single rules to change, such as ``{"temperature": 50}``.
+        window_batch: windows scored at once; bounds the memory, does not change the result.
+    """
+
+    sees: ClassVar[Sees] = Sees.NOTHING
+    scores: ClassVar[Literal["cosine", "logit"]] = "cosine"
+
+    def __init__(
+        self, protocol: str = "shapes", protocol_values: dict[str, Any] | None = None, window_batch: int = 64
+    ) -> None:
+        super().__init__()
+        self.protocol_name, self.protocol_values = protocol, protocol_values or {}
+        self.window_batch = window_batch
+        self.class_of_word: Tensor = torch.zeros(0, dtype=torch.int64)
+        self.protocol = Protocol.preset(protocol, None, **self.protocol_values)  # fails early on a wrong name
+        self._vocabulary: Vocabulary | None = None
+        self.metric: ConfusionMatrix | None = None
+
+    # What a method implements ------------------------------------------------------------------------------------
+
+    def embed_vocabulary(self, words: list[str]) -> None:
+        """Prepares for the ``words`` to ask; ``self.class_of_word`` (Q,) says the class of each."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (B, Q, h, w) of images (B, 3, H, W) in [0, 1]."""
+        raise NotImplementedError
+
+    # The shared rest ---------------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        if self._vocabulary is None:
+            raise UserError("no vocabulary yet: call use_vocabulary(Vocabulary.load('voc21')) first.")
+        return self._vocabulary
+
+    def use_vocabulary(self, vocabulary: Vocabulary, protocol: Protocol | None = None) -> None:
+        """Sets what is asked from now on; the protocol is the method's preset for that label space if not given."""
+        protocol = protocol or Protocol.preset(self.protocol_name, vocabulary.name, **self.protocol_values)
+        if vocabulary.background is None:
+            protocol = protocol.without_background()
+        self.protocol = protocol
+        self._vocabulary = vocabulary.worded(protocol.wording)
+        asks_background = protocol.background in ("words", "none")
+        words, classes = self._vocabulary.asked(asks_background)
+        if not words:
+            raise UserError(f"'{vocabulary.name}' has nothing but background. Name at least one other class.")
+        self.class_of_word = torch.tensor(classes, device=self.device)
+        self.embed_vocabulary(words)
+        self.metric = ConfusionMatrix(vocabulary.num_classes, vocabulary.ignore_index).to(self.device)
+
+    @torch.inference_mode()
+    def segment(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
+        """Label maps, each at its picture's size, of pictures (3, H, W) in [0, 1] of any sizes."""
+        resized = [resize_picture(image, self.protocol) for image in images]
+        windows = score_windows(self, resized, self.protocol, self.window_batch)
+        return [
+            label_map(
+                scores,
+                self.class_of_word,
+                (image.shape[1], image.shape[2]),
+                self.protocol,
+                self.vocabulary.background,
+                temperature=1.0 if self.scores == "logit" else None,
+                picture=picture,
+                with_score=with_score,
+            )
+            for scores, image, picture in zip(windows, images, resized, strict=True)
+        ]
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        vocabulary = getattr(data, "vocabulary", None)
+        if vocabulary is None:
+            raise UserError(f"{type(data).__name__} brings no vocabulary; give a benchmark or --classes.")
+        self.use_vocabulary(vocabulary)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """The zero-label firewall."""
+        if self.sees is not Sees.MASKS and "mask" in batch:
+            raise UserError(f"a training batch of {type(self).__name__} holds a mask; no label may reach training.")
+
+    def on_validation_epoch_start(self) -> None:
+        self._metric.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self._metric.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metric("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metric("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[LabelMap | None]:
+        """Label maps with scores; None for a picture that could not be read."""
+        readable = [image for image, error in zip(batch["image"], batch["error"], strict=True) if not error]
+        done = iter(self.segment(readable, with_score=True))
+        return [None if error else next(done) for error in batch["error"]]
+
+    @property
+    def _metric(self) -> ConfusionMatrix:
+        if self.metric is None:
+            raise UserError("no vocabulary yet: call use_vocabulary(Vocabulary.load('voc21')) first.")
+        return self.metric
+
+    def _score(self, batch: Batch) -> None:
+        predicted = self.segment(batch["image"])
+        for map_, mask, name, index in zip(predicted, batch["mask"], batch["name"], batch["index"], strict=True):
+            try:
+                self._metric.update(map_.labels, mask, index)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+
+    def _log_metric(self, stage: str) -> None:
+        result = self._metric.compute()
+        for name in ("miou", "pixel_accuracy", "frequency_weighted_iou"):
+            self.log(f"{stage}/{name}", result[name].float(), rank_zero_only=True)

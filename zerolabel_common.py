@@ -1,0 +1,96 @@
+"""The few things every room of the project needs: the user-facing error, atomic writes, the cache folder, the version."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import pkgutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: one line that names the thing, the value and the way out. Exit code 2."""
+
+
+def known(kind: str, value: str, names: Iterable[str]) -> str:
+    """Returns ``value`` if it is one of ``names``.
+
+    Raises:
+        UserError: otherwise, naming the nearest and all known names.
+    """
+    names = sorted(names)
+    if value in names:
+        return value
+    near = difflib.get_close_matches(value, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UserError(f"unknown {kind} '{value}'.{hint} Known: {', '.join(names)}.")
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that replaces it only if the block succeeds.
+
+    Raises:
+        UserError: if the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}. Choose another output folder.") from error
+    try:
+        yield Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror or error}. Nothing was replaced.") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def writable_folder(path: Path | str) -> Path:
+    """Makes the folder and proves that a file can be written in it.
+
+    Raises:
+        UserError: if it cannot be made or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"output folder '{path}' is not writable: {error.strerror}. Choose another one.") from error
+    return path
+
+
+def cache_folder(*parts: str) -> Path:
+    """``$ZEROLABEL_CACHE`` (default ``~/.cache/zerolabel``) and ``parts``; not created."""
+    root = os.environ.get("ZEROLABEL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "zerolabel"
+    return Path(root).expanduser().joinpath(*parts)
+
+
+def subclasses_in(package: str, path: Iterable[str], base: str) -> dict[str, type]:
+    """Imports every module of a package and finds the public classes it defines that descend from ``base``.
+
+    This is why a new method or benchmark is one file: no list needs to know it.
+    """
+    found: dict[str, type] = {}
+    for module_info in pkgutil.iter_modules(path, package + "."):
+        module = importlib.import_module(module_info.name)
+        for name, value in vars(module).items():
+            if isinstance(value, type) and value.__module__ == module.__name__ and not name.startswith("_"):
+                ancestors = {ancestor.__name__ for ancestor in value.__mro__[1:]}
+                if base in ancestors:
+                    found[name] = value
+    return found
