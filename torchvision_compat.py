@@ -32,9 +32,10 @@ def declare_missing_operators() -> bool:
     """Declares ``nms`` and ``qnms`` where they cannot be loaded; returns whether that was needed."""
     global _library
     if _library is None and torch.version.cuda is None and not _operators_load():
-        _library = torch.library.Library("torchvision", "DEF")
+        _library = torch.library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
-            _library.define(operator + _SCHEMA)
+            if not hasattr(torch.ops.torchvision, operator):  # somebody else's remedy may have come first
+                _library.define(operator + _SCHEMA)
     return _library is not None
 
 

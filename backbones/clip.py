@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,10 +146,9 @@ class CLIP(nn.Module):
 
     def _text_key(self, words: list[str], templates: list[str], ensemble: str) -> str:
         tokens = hashlib.sha256(self.tokenizer(words).numpy().tobytes()).hexdigest()
-        content = [self.text_weights_hash, tokens, words, templates, ensemble, open_clip.__version__]
+        content = [self.text_weights_hash(), tokens, words, templates, ensemble, open_clip.__version__]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    @cached_property
     def text_weights_hash(self) -> str:
         return state_hash({k: v for k, v in self.clip.state_dict().items() if not k.startswith("visual.")})
 

@@ -41,10 +41,10 @@ def collate(items: list[Item]) -> Batch:
 
 
 class DataModule(lightning.LightningDataModule):
-    """Labelled pictures to score a method on, and a vocabulary.
+    """A vocabulary and pictures: labelled ones to score a method on, others to train on or to predict.
 
     Args:
-        vocabulary: name of the label space.
+        vocabulary: the label space.
         batch_size: pictures per step; a method batches their windows by itself.
         num_workers: loader processes.
         limit: use only the first pictures of a split; 0 for all.
@@ -52,9 +52,9 @@ class DataModule(lightning.LightningDataModule):
 
     label_spaces: tuple[str, ...] = ()
 
-    def __init__(self, vocabulary: str, batch_size: int = 4, num_workers: int = 1, limit: int = 0) -> None:
+    def __init__(self, vocabulary: Vocabulary, batch_size: int = 4, num_workers: int = 1, limit: int = 0) -> None:
         super().__init__()
-        self.vocabulary = Vocabulary.load(vocabulary)
+        self.vocabulary = vocabulary
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.limit = limit

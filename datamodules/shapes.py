@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules import shapes_world as world
 from datamodules.base import DataModule, Item
+from datamodules.vocabulary import Vocabulary
+from zerolabel_common import known
 
 SIZES = ((96, 96), (96, 128), (128, 96), (96, 112))  # of benchmark pictures, rows x columns
 TRAIN_SIZE = 64
@@ -47,7 +49,7 @@ class Shapes(DataModule):
         num_workers: int = 1,
         limit: int = 0,
     ) -> None:
-        super().__init__(vocabulary, batch_size, num_workers, limit)
+        super().__init__(Vocabulary.load(known("label space of Shapes", vocabulary, self.label_spaces)), batch_size, num_workers, limit)
         self.seed, self.pictures, self.train_pictures = seed, pictures, train_pictures
         self.train, self.train_batch_size = train, train_batch_size
 
@@ -89,7 +91,7 @@ class ShapesBenchmark(Dataset[Item]):
 
 
 class ShapesPictures(Dataset[dict[str, Any]]):
-    """Unlabelled square photographs at several zooms: more than half of them close up (1 to 4 times)."""
+    """Unlabelled square photographs at several zooms: more than half of them close up (1 to 3 times)."""
 
     def __init__(self, data: Shapes) -> None:
         self.data = data
@@ -99,7 +101,7 @@ class ShapesPictures(Dataset[dict[str, Any]]):
 
     def _scene(self, index: int) -> tuple[world.Scene, np.random.Generator]:
         rng = world.random_source(self.data.seed, "train", index)
-        zoom = 1 + 3 * rng.random() if rng.random() < 0.6 else 1.0
+        zoom = 1 + 2 * rng.random() if rng.random() < 0.6 else 1.0
         return world.render(rng, TRAIN_SIZE, TRAIN_SIZE, zoom), rng
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -107,7 +109,7 @@ class ShapesPictures(Dataset[dict[str, Any]]):
 
 
 class ShapesCaptions(ShapesPictures):
-    """The same photographs with a caption of what covers at least 3 % of them; half of the captions leave things out.
+    """The same photographs with a caption of what covers at least 3 % of them. Most captions are shorter: one thing, or some of them.
 
     ``visible`` and ``said`` (20,) bool list the words of the full and of this caption, so that a caption that is also
     true of another picture of the batch is not taken for a wrong one.
@@ -117,8 +119,8 @@ class ShapesCaptions(ShapesPictures):
         scene, rng = self._scene(index)
         visible = list(scene.visible())
         said = [visible[i] for i in rng.permutation(len(visible))]
-        if rng.random() < 0.5:
-            said = said[: rng.integers(1, len(said) + 1)]
+        kind = rng.random()
+        said = said[:1] if kind < 0.6 else said[: rng.integers(1, len(said) + 1)] if kind < 0.8 else said
         return {
             "image": to_tensor(scene.image),
             "caption": caption(rng, said),

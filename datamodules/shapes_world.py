@@ -133,7 +133,7 @@ def _paint_object(
     """Draws one object over what is there (occlusion)."""
     colour, texture, shape = CUES[kind]
     cy, cx = rng.random() * extent_y, rng.random() * extent_x
-    radius, angle = 0.13 + 0.14 * rng.random(), rng.random() * 2 * np.pi
+    radius, angle = 0.15 + 0.13 * rng.random(), rng.random() * 2 * np.pi
     jitter, contrast, phase = rng.random(3), 0.35 + 0.25 * rng.random(), rng.random(2) * 6.28
     rows = np.flatnonzero(np.abs(y[:, 0] - cy) < 1.5 * radius)
     columns = np.flatnonzero(np.abs(x[0] - cx) < 1.5 * radius)
@@ -145,7 +145,7 @@ def _paint_object(
     v = np.cos(angle) * dy - np.sin(angle) * dx
     inside = _inside(shape, u, v)
     tone = 1 - contrast * _pattern(texture, u + 0.1 * phase[0], v + 0.1 * phase[1])
-    tint = np.clip(_RGB[colour] + 0.26 * (jitter - 0.5), 0.03, 1).astype(np.float32)
+    tint = np.clip(_RGB[colour] + 0.16 * (jitter - 0.5), 0.03, 1).astype(np.float32)
     image[box][inside] = (tone[..., None] * tint)[inside]
     ids[box][inside] = kind
 
@@ -160,24 +160,25 @@ def _inside(shape: int, u: Floats, v: Floats) -> NDArray[np.bool_]:
         return (v > -0.66) & (0.866 * np.abs(u) + 0.5 * v < 0.66)
     r, theta = np.hypot(u, v), np.arctan2(v, u)
     spike = np.abs((theta * 2.5 / np.pi) % 1 - 0.5) * 2  # 1 at a point of the star, 0 at a notch
-    return r < 0.45 + 0.62 * spike
+    return r < 0.5 + 0.5 * spike
 
 
 def _pattern(texture: int, u: Floats, v: Floats) -> Floats:
-    """Where the texture is dark, 0 or 1; about three periods across the object."""
+    """Where the texture is dark, 0 or 1; about five periods across the object."""
     if texture == 0:
         return np.zeros_like(u)
     if texture == 1:
-        return (np.sin(9.4 * u) > 0).astype(np.float32)
+        return (np.sin(16 * u) > 0).astype(np.float32)
     if texture == 2:
-        return ((np.modf(1.6 * u + 8)[0] - 0.5) ** 2 + (np.modf(1.6 * v + 8)[0] - 0.5) ** 2 < 0.085).astype(np.float32)
-    return (np.sin(6.6 * u) * np.sin(6.6 * v) > 0).astype(np.float32)
+        du, dv = np.modf(2.6 * u + 8)[0] - 0.5, np.modf(2.6 * v + 8)[0] - 0.5
+        return (du * du + dv * dv < 0.085).astype(np.float32)
+    return (np.sin(11 * u) * np.sin(11 * v) > 0).astype(np.float32)
 
 
 def _photograph(rng: np.random.Generator, y: Floats, x: Floats, image: Floats) -> NDArray[np.uint8]:
     """Light (level, tint, gradient), a little blur, sensor noise."""
-    level, tint = 0.75 + 0.45 * rng.random(), 1 + 0.16 * (rng.random(3) - 0.5)
-    slope = 0.5 * (rng.random(2) - 0.5)
+    level, tint = 0.8 + 0.35 * rng.random(), 1 + 0.12 * (rng.random(3) - 0.5)
+    slope = 0.4 * (rng.random(2) - 0.5)
     image = image * (level * tint).astype(np.float32)
     image *= (1 + slope[0] * (y - 0.5) + slope[1] * (x - 0.5))[..., None].astype(np.float32)
     blur = np.float32(0.5 * rng.random())

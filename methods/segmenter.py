@@ -133,8 +133,8 @@ class Segmenter(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> list[LabelMap]:
+        return self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
         self._log_metric("val")
@@ -154,13 +154,14 @@ class Segmenter(lightning.LightningModule):
             raise UserError("no vocabulary yet: call use_vocabulary(Vocabulary.load('voc21')) first.")
         return self.metric
 
-    def _score(self, batch: Batch) -> None:
+    def _score(self, batch: Batch) -> list[LabelMap]:
         predicted = self.segment(batch["image"])
         for map_, mask, name, index in zip(predicted, batch["mask"], batch["name"], batch["index"], strict=True):
             try:
                 self._metric.update(map_.labels, mask, index)
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
+        return predicted
 
     def _log_metric(self, stage: str) -> None:
         result = self._metric.compute()

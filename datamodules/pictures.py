@@ -1,0 +1,67 @@
+"""Pictures: any files and any words, for ``predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.base import DataModule, Item
+from datamodules.images import SUFFIXES, read_picture
+from datamodules.vocabulary import Vocabulary
+from zerolabel_common import UserError
+
+
+class Pictures(DataModule):
+    """A picture or all pictures below a folder, asked with free text or the words of a known vocabulary.
+
+    Args:
+        images: a picture or a folder.
+        classes: ``"cat; dog, puppy; sky"``, a text file of classes, or the name of a vocabulary.
+        batch_size: pictures per step.
+        num_workers: loader processes.
+    """
+
+    def __init__(self, images: str, classes: str, batch_size: int = 4, num_workers: int = 0) -> None:
+        shipped = classes in Vocabulary.known_names()
+        super().__init__(Vocabulary.load(classes) if shipped else Vocabulary.parse(classes), batch_size, num_workers)
+        self.images = Path(images)
+        self.files = find_pictures(self.images)
+
+    def predict_dataloader(self) -> DataLoader[Item]:
+        return self.loader(_Files(self.files, self.images))
+
+
+def find_pictures(path: Path) -> list[Path]:
+    """The picture itself, or all pictures below a folder in sorted order.
+
+    Raises:
+        UserError: nothing there.
+    """
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise UserError(f"'{path}' does not exist. Give a picture or a folder of pictures.")
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise UserError(f"no pictures found in '{path}' (looked for {', '.join(sorted(SUFFIXES))}).")
+    return files
+
+
+class _Files(Dataset[Item]):
+    """An unreadable picture becomes an item with its error, so that the others are still done."""
+
+    def __init__(self, files: list[Path], root: Path) -> None:
+        self.files = files
+        self.root = root if root.is_dir() else root.parent
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        path = self.files[index]
+        item: Item = {"name": str(path.relative_to(self.root)), "index": index, "error": ""}
+        try:
+            return {**item, "image": read_picture(path)}
+        except UserError as error:
+            return {**item, "image": None, "error": str(error)}  # type: ignore[typeddict-item]

@@ -1,0 +1,76 @@
+"""report.html: one self-contained page with the table, IoU per class, the same pictures by every method, the protocol."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from numpy.typing import NDArray
+from PIL import Image
+
+from evaluation.predictions import blend
+from evaluation.tables import ORACLE, columns, value
+from zerolabel_common import atomic_path
+
+if TYPE_CHECKING:
+    from evaluation.compare import Cell, Comparison
+
+PICTURE_WIDTH = 220  # pixels in the page, at twice the density
+
+
+def write_report(cells: list[Cell], plan: Comparison, output: Path) -> None:
+    """Renders the template beside this file with everything embedded in it."""
+    jinja = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    jinja.filters |= {"percent": lambda x: "–" if x != x else f"{100 * x:.1f}", "value": value, "heat": _heat}
+    page = jinja.get_template("report.html.j2").render(
+        plan=plan,
+        columns=columns(cells),
+        galleries=[_gallery(cells, benchmark.name, plan.pictures) for benchmark in plan.benchmarks],
+        row=cells[0].row,
+        oracle=ORACLE,
+    )
+    with atomic_path(output / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _gallery(cells: list[Cell], benchmark: str, pictures: int) -> dict[str, Any]:
+    """Rows of (caption, embedded PNG), a row per picture: the picture, the ground truth, each method's label map."""
+    shown = list({c.row["method"]: c for c in reversed(cells) if c.row["benchmark"] == benchmark}.values())[::-1]
+    rows, present = [], set[int]()
+    palette = np.array(shown[0].row["palette"], np.uint8)
+    for i in range(pictures):
+        panels = shown[0].panels
+        if f"{i}/picture" not in panels:
+            break
+        picture = panels[f"{i}/picture"].permute(1, 2, 0).numpy()
+        mask = panels[f"{i}/mask"].numpy()
+        maps = [("ground truth", mask)] + [(c.row["method"], c.panels[f"{i}/prediction"].numpy()) for c in shown]
+        present |= {int(k) for _, labels in maps for k in np.unique(labels)}
+        rows.append([("picture", _embed(picture))] + [(name, _embed(_colour(picture, labels, palette))) for name, labels in maps])
+    names = shown[0].row["names"]
+    legend = [(names[k], "#%02x%02x%02x" % tuple(palette[k])) for k in sorted(present) if k < len(names)]
+    return {"benchmark": benchmark, "rows": rows, "legend": legend, "ignored": 255 in present}
+
+
+def _colour(picture: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(blend(picture, labels, palette))
+
+
+def _embed(pixels: NDArray[np.uint8]) -> str:
+    image = Image.fromarray(pixels)
+    scale = 2 * PICTURE_WIDTH / image.width
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    file = io.BytesIO()
+    image.resize((2 * PICTURE_WIDTH, round(image.height * scale)), how).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _heat(iou: float) -> str:
+    """CSS of a heat-map cell: white at 0, deep blue at 1, readable text on both."""
+    if iou != iou:
+        return "color:#999"
+    return f"background:hsl(214 75% {96 - 56 * iou:.0f}%);color:{'#fff' if iou > 0.55 else '#123'}"

@@ -1,0 +1,196 @@
+"""fit, validate, test, predict: LightningCLI in subclass mode, with four differences.
+
+1. The hyper-parameters of ``--ckpt_path`` are defaults *below* the configs and the command line (Lightning lets them
+   win silently). 2. Each subcommand keeps its own ``config_<subcommand>.yaml`` in a folder per run. 3. Mistakes answer
+   with one line and the known names. 4. ``predict`` has short options for pictures, classes and output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torchvision_compat  # noqa: F401  (must come before lightning)
+
+import torch
+import yaml
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+import datamodules
+import methods
+from evaluation.predictions import SavePredictions
+from evaluation.results import SaveResults
+from zerolabel_common import UserError, known, writable_folder
+
+PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
+--output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
+"""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config_<subcommand>.yaml``, so that a test never overwrites the configuration of the fit."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.overwrite = True
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.config_filename = f"config_{trainer.state.fn.value}.yaml"
+        super().setup(trainer, pl_module, stage)
+
+
+class ZeroLabelCLI(LightningCLI):
+    """The command line of all methods and datamodules, by their class names."""
+
+    def __init__(self, arguments: list[str], run: bool = True) -> None:
+        super().__init__(
+            methods.Segmenter,
+            datamodules.DataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"default_root_dir": "runs", "accelerator": "auto"},
+            parser_kwargs={"exit_on_error": False},
+            args=arguments,
+            run=run,
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: :func:`run` has put the checkpoint's hyper-parameters below the other sources."""
+
+    def before_instantiate_classes(self) -> None:
+        """One folder per run, unless the user chose a logger."""
+        if self.subcommand is None:
+            return
+        trainer = self.config[self.subcommand].trainer
+        root = writable_folder(trainer.default_root_dir)
+        if self.subcommand == "predict":
+            trainer.logger = False
+        elif trainer.logger in (None, True):
+            folder = f"{self.subcommand}-{time.strftime('%Y%m%d-%H%M%S')}"
+            trainer.logger = {
+                "class_path": f"{CSVLogger.__module__}.CSVLogger",
+                "init_args": {"save_dir": str(root), "name": "", "version": folder},
+            }
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "predict":
+            trainer.callbacks.append(SavePredictions(Path(trainer.default_root_dir)))
+        elif self.subcommand is not None:
+            trainer.callbacks.append(SaveResults())
+        return trainer
+
+
+def run(arguments: list[str]) -> int:
+    """Runs ``[subcommand, options ...]``; returns the exit code."""
+    quiet()
+    subcommand, options = arguments[0], arguments[1:]
+    if subcommand == "predict":
+        if {"-h", "--help"} & set(options):
+            print(PREDICT_HELP)
+        options = expand_predict_options(options)
+    with tempfile.TemporaryDirectory() as folder:
+        cli = build([subcommand, *checkpoint_defaults(options, Path(folder)), *options], run=True)
+    failed = [c.failed for c in cli.trainer.callbacks if isinstance(c, SavePredictions)]
+    return 2 if any(failed) else 0
+
+
+def build(arguments: list[str], run: bool = False) -> ZeroLabelCLI:
+    """Parses and instantiates (and, with ``run``, runs), with every mistake of the user as a :class:`UserError`."""
+    from jsonargparse import ArgumentError
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) if not run else contextlib.nullcontext():
+            return ZeroLabelCLI(arguments, run=run)
+    except ArgumentError as error:
+        cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
+        raise cause or UserError(explain(str(error))) from error
+    except RuntimeError as error:
+        if "loading state_dict" in str(error):
+            raise UserError(f"the checkpoint is of another model: {' '.join(str(error).split())[:300]}") from error
+        raise
+
+
+def expand_predict_options(options: list[str]) -> list[str]:
+    """Turns ``--images``, ``--classes``, ``--output`` into LightningCLI options at the end, where they win."""
+    short = {"--images": "--data.images", "--classes": "--data.classes", "--output": "--trainer.default_root_dir"}
+    kept, expanded = [], []
+    remaining = iter(options)
+    for option in remaining:
+        name, equals, value = option.partition("=")
+        if name not in short:
+            kept.append(option)
+            continue
+        if not equals and (value := next(remaining, "")) == "":
+            raise UserError(f"{name} needs a value.")
+        expanded.append(f"{short[name]}={value}")
+    uses_pictures = any(e.startswith("--data.") for e in expanded)
+    return kept + (["--data=Pictures"] if uses_pictures else []) + expanded
+
+
+def checkpoint_defaults(options: list[str], folder: Path) -> list[str]:
+    """``["--config", file]`` with the hyper-parameters of ``--ckpt_path``, to be put before all other options.
+
+    Raises:
+        UserError: no such file, or not a checkpoint.
+    """
+    path = next((v for o, v in zip(options, [*options[1:], ""], strict=True) if o == "--ckpt_path"), None)
+    path = path or next((o.partition("=")[2] for o in options if o.startswith("--ckpt_path=")), None)
+    if path is None or path in ("last", "best", "hpc", "registry", "null"):
+        return []
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint '{path}' does not exist.")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        hyper_parameters = dict(checkpoint["hyper_parameters"])
+    except Exception as error:
+        raise UserError(f"checkpoint '{path}' cannot be read: {str(error).splitlines()[0][:200]}") from error
+    class_path = hyper_parameters.pop("_class_path", None)
+    hyper_parameters = {k: v for k, v in hyper_parameters.items() if not k.startswith("_")}
+    if class_path is None:
+        return []
+    file = folder / "hyper_parameters.yaml"
+    file.write_text(yaml.safe_dump({"model": {"class_path": class_path, "init_args": hyper_parameters}}))
+    return ["--config", str(file)]
+
+
+def explain(message: str) -> str:
+    """One line of jsonargparse's message; an unknown class is answered with the known ones."""
+    for what, names in (("model", methods.METHODS), ("data", datamodules.DATAMODULES)):
+        match = re.search(rf'[Pp]arser key "{what}".*?(?:import path string|class_path|type).*?: (\w+)', message, re.S)
+        if match and match[1] not in names and match[1].isidentifier():
+            known("method" if what == "model" else "datamodule", match[1], names)
+    lines = [line.strip() for line in message.splitlines() if "NoneType" not in line and line.strip()]
+    return " ".join(lines)[:500]
+
+
+def quiet() -> None:
+    """Hides Lightning's advertisements and warnings that are not about the user's run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # the loaders here are sized for the machine
+        ".*LeafSpec.*",  # lightning 2.6 on torch 2.13
+        ".*deprecated.*jsonargparse.*",
+        ".*`isinstance\\(treespec.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse|lightning")
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
