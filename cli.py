@@ -38,9 +38,9 @@ def _lightning(arguments: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    from evaluation.compare import main as compare
+    from zerolabel_lightning import run_compare
 
-    return compare(arguments)
+    return run_compare(arguments)
 
 
 def _list(arguments: list[str]) -> int:

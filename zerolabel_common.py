@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -50,8 +51,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield Path(name)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror or error}. Nothing was replaced.") from error
     finally:
@@ -80,12 +81,12 @@ def cache_folder(*parts: str) -> Path:
     return Path(root).expanduser().joinpath(*parts)
 
 
-def subclasses_in(package: str, path: Iterable[str], base: str) -> dict[str, type]:
+def subclasses_in(package: str, path: Iterable[str], base: str) -> dict[str, Any]:
     """Imports every module of a package and finds the public classes it defines that descend from ``base``.
 
     This is why a new method or benchmark is one file: no list needs to know it.
     """
-    found: dict[str, type] = {}
+    found: dict[str, Any] = {}
     for module_info in pkgutil.iter_modules(path, package + "."):
         module = importlib.import_module(module_info.name)
         for name, value in vars(module).items():

@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import json
 import logging
 import re
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ import torchvision_compat  # noqa: F401  (must come before lightning)
 
 import torch
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
 import datamodules
 import methods
+from evaluation.compare import BenchmarkEntry, Comparison, MethodEntry, compare, read_plan
 from evaluation.predictions import SavePredictions
 from evaluation.results import SaveResults
 from zerolabel_common import UserError, known, writable_folder
@@ -84,12 +87,13 @@ class ZeroLabelCLI(LightningCLI):
             }
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        trainer = super().instantiate_trainer(**kwargs)
+        """Adds what writes the results; it is no option of the user's."""
+        self.predictions: SavePredictions | None = None
         if self.subcommand == "predict":
-            trainer.callbacks.append(SavePredictions(Path(trainer.default_root_dir)))
-        elif self.subcommand is not None:
-            trainer.callbacks.append(SaveResults())
-        return trainer
+            self.predictions = SavePredictions(Path(self.config.predict.trainer.default_root_dir))
+        own = self.predictions or (SaveResults() if self.subcommand is not None else None)
+        self.trainer_defaults["callbacks"] = [own] if own else []
+        return super().instantiate_trainer(**kwargs)
 
 
 def run(arguments: list[str]) -> int:
@@ -102,17 +106,20 @@ def run(arguments: list[str]) -> int:
         options = expand_predict_options(options)
     with tempfile.TemporaryDirectory() as folder:
         cli = build([subcommand, *checkpoint_defaults(options, Path(folder)), *options], run=True)
-    failed = [c.failed for c in cli.trainer.callbacks if isinstance(c, SavePredictions)]
-    return 2 if any(failed) else 0
+    return 2 if cli.predictions is not None and cli.predictions.failed else 0
 
 
 def build(arguments: list[str], run: bool = False) -> ZeroLabelCLI:
     """Parses and instantiates (and, with ``run``, runs), with every mistake of the user as a :class:`UserError`."""
-    from jsonargparse import ArgumentError
+    with plain_errors():
+        return ZeroLabelCLI(arguments, run=run)
 
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns jsonargparse's and torch's messages about the user's input into one line."""
     try:
-        with contextlib.redirect_stderr(io.StringIO()) if not run else contextlib.nullcontext():
-            return ZeroLabelCLI(arguments, run=run)
+        yield
     except ArgumentError as error:
         cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
         raise cause or UserError(explain(str(error))) from error
@@ -120,6 +127,60 @@ def build(arguments: list[str], run: bool = False) -> ZeroLabelCLI:
         if "loading state_dict" in str(error):
             raise UserError(f"the checkpoint is of another model: {' '.join(str(error).split())[:300]}") from error
         raise
+
+
+class CommandLineBuilder:
+    """Makes a comparison's methods and benchmarks as the command line would (:class:`evaluation.compare.Builder`)."""
+
+    def method(self, entry: MethodEntry, seed: int) -> tuple[Any, Any, Any]:
+        options = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in entry.set.items()]
+        training = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", f"--seed_everything={seed}"]
+        defaults: list[str] = []
+        with tempfile.TemporaryDirectory() as folder:
+            if entry.checkpoint is not None:
+                defaults = checkpoint_defaults(["--ckpt_path", entry.checkpoint], Path(folder))
+            cli = build([*defaults, "--config", entry.config, *options, *training])
+        if entry.checkpoint is not None:
+            load_checkpoint(cli.model, entry.checkpoint)
+        return cli.model, cli.datamodule, cli.trainer
+
+    def data(self, entry: BenchmarkEntry) -> Any:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(datamodules.DataModule, "data")
+        with plain_errors():
+            return parser.instantiate_classes(parser.parse_object({"data": entry.data})).data
+
+
+def run_compare(arguments: list[str]) -> int:
+    """The compare command."""
+    quiet()
+    parser = ArgumentParser(prog="zerolabel compare", description=compare.__doc__, exit_on_error=False)
+    parser.add_argument("--config", "-c", default="configs/compare/shapes.yaml", help="methods, benchmarks, seeds")
+    parser.add_argument("--output", "-o", default="results", help="folder of tables, report and cells")
+    with plain_errors():
+        options = parser.parse_args(arguments)
+        plan = read_plan(Path(options.config), _parse_plan)
+    output = Path(options.output)
+    compare(plan, output, CommandLineBuilder())
+    print("\n" + (output / "results.md").read_text(encoding="utf-8"))
+    print(f"report: {output / 'report.html'}; tables: results.csv, results.md, results.tex, per_class.csv in {output}")
+    return 0
+
+
+def _parse_plan(path: Path) -> Comparison:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Comparison, "plan")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan: Comparison = parser.instantiate_classes(parser.parse_object({"plan": content})).plan
+    return plan
+
+
+def load_checkpoint(model: Any, path: str) -> None:
+    """Loads weights only; raises UserError for the checkpoint of another model."""
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"checkpoint '{path}' is of another model: {' '.join(str(error).split())[:300]}") from error
 
 
 def expand_predict_options(options: list[str]) -> list[str]:
@@ -180,6 +241,9 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # the loaders here are sized for the machine
+        ".*args parameter is intended to run from within Python.*",  # it is how main() hands them on
+        ".*not supported by the model summary.*",
+        ".*module\\(s\\) in eval mode.*",  # frozen backbones are
         ".*LeafSpec.*",  # lightning 2.6 on torch 2.13
         ".*deprecated.*jsonargparse.*",
         ".*`isinstance\\(treespec.*",

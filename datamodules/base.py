@@ -79,5 +79,5 @@ class DataModule(lightning.LightningDataModule):
             self.batch_size,
             sampler=UnrepeatedDistributedSampler(dataset, shuffle=False) if distributed else None,
             num_workers=self.num_workers,
-            collate_fn=collate,  # type: ignore[arg-type]
+            collate_fn=collate,
         )

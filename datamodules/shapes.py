@@ -49,7 +49,9 @@ class Shapes(DataModule):
         num_workers: int = 1,
         limit: int = 0,
     ) -> None:
-        super().__init__(Vocabulary.load(known("label space of Shapes", vocabulary, self.label_spaces)), batch_size, num_workers, limit)
+        super().__init__(
+            Vocabulary.load(known("label space of Shapes", vocabulary, self.label_spaces)), batch_size, num_workers, limit
+        )
         self.seed, self.pictures, self.train_pictures = seed, pictures, train_pictures
         self.train, self.train_batch_size = train, train_batch_size
 
@@ -109,7 +111,7 @@ class ShapesPictures(Dataset[dict[str, Any]]):
 
 
 class ShapesCaptions(ShapesPictures):
-    """The same photographs with a caption of what covers at least 3 % of them. Most captions are shorter: one thing, or some of them.
+    """The same photographs with a caption of what covers at least 3 % of them; most captions leave things out.
 
     ``visible`` and ``said`` (20,) bool list the words of the full and of this caption, so that a caption that is also
     true of another picture of the batch is not taken for a wrong one.

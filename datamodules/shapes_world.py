@@ -134,7 +134,7 @@ def _paint_object(
     colour, texture, shape = CUES[kind]
     cy, cx = rng.random() * extent_y, rng.random() * extent_x
     radius, angle = 0.15 + 0.13 * rng.random(), rng.random() * 2 * np.pi
-    jitter, contrast, phase = rng.random(3), 0.35 + 0.25 * rng.random(), rng.random(2) * 6.28
+    jitter, contrast, phase = rng.random(3), 0.45 + 0.25 * rng.random(), rng.random(2) * 6.28
     rows = np.flatnonzero(np.abs(y[:, 0] - cy) < 1.5 * radius)
     columns = np.flatnonzero(np.abs(x[0] - cx) < 1.5 * radius)
     if not len(rows) or not len(columns):
@@ -144,9 +144,10 @@ def _paint_object(
     u = np.cos(angle) * dx + np.sin(angle) * dy
     v = np.cos(angle) * dy - np.sin(angle) * dx
     inside = _inside(shape, u, v)
-    tone = 1 - contrast * _pattern(texture, u + 0.1 * phase[0], v + 0.1 * phase[1])
+    relief = contrast * _pattern(texture, u + 0.1 * phase[0], v + 0.1 * phase[1])[..., None]
     tint = np.clip(_RGB[colour] + 0.16 * (jitter - 0.5), 0.03, 1).astype(np.float32)
-    image[box][inside] = (tone[..., None] * tint)[inside]
+    painted = tint * (1 + np.minimum(relief, 0)) + (1 - tint) * np.clip(relief, 0, 0.9)
+    image[box][inside] = painted[inside]
     ids[box][inside] = kind
 
 
@@ -164,15 +165,15 @@ def _inside(shape: int, u: Floats, v: Floats) -> NDArray[np.bool_]:
 
 
 def _pattern(texture: int, u: Floats, v: Floats) -> Floats:
-    """Where the texture is dark, 0 or 1; about five periods across the object."""
+    """Relative brightness of a texture, about four periods across the object: dark stripes, light dots, dark checks."""
     if texture == 0:
         return np.zeros_like(u)
     if texture == 1:
-        return (np.sin(16 * u) > 0).astype(np.float32)
+        return np.where(np.sin(12.6 * u) > 0, np.float32(-0.9), np.float32(0))
     if texture == 2:
-        du, dv = np.modf(2.6 * u + 8)[0] - 0.5, np.modf(2.6 * v + 8)[0] - 0.5
-        return (du * du + dv * dv < 0.085).astype(np.float32)
-    return (np.sin(11 * u) * np.sin(11 * v) > 0).astype(np.float32)
+        du, dv = np.modf(2 * u + 8)[0] - 0.5, np.modf(2 * v + 8)[0] - 0.5
+        return np.where(du * du + dv * dv < 0.09, np.float32(1.6), np.float32(0))
+    return np.where(np.sin(9 * u) * np.sin(9 * v) > 0, np.float32(-1.2), np.float32(0))
 
 
 def _photograph(rng: np.random.Generator, y: Floats, x: Floats, image: Floats) -> NDArray[np.uint8]:
@@ -184,5 +185,5 @@ def _photograph(rng: np.random.Generator, y: Floats, x: Floats, image: Floats) -
     blur = np.float32(0.5 * rng.random())
     for axis in (0, 1):
         image = (1 - blur) * image + 0.5 * blur * (np.roll(image, 1, axis) + np.roll(image, -1, axis))
-    noise = (0.02 + 0.04 * rng.random()) * (rng.random(image.shape, dtype=np.float32) - 0.5) * 3.46
+    noise = (0.015 + 0.03 * rng.random()) * (rng.random(image.shape, dtype=np.float32) - 0.5) * 3.46
     return (np.clip(image + noise, 0, 1) * 255 + 0.5).astype(np.uint8)

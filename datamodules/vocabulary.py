@@ -119,12 +119,7 @@ class Vocabulary:
 
     def asked(self, with_background: bool) -> tuple[list[str], list[int]]:
         """All words in order and the class of each; the background's words only if ``with_background``."""
-        pairs = [
-            (word, k)
-            for k, words in enumerate(self.queries)
-            if with_background or k != self.background
-            for word in words
-        ]
+        pairs = [(word, k) for k, words in enumerate(self.queries) if with_background or k != self.background for word in words]
         return [word for word, _ in pairs], [k for _, k in pairs]
 
     def to_train_ids(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -162,7 +157,8 @@ class Vocabulary:
 
 def _spread_bits(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
     """VOC's rule: bits 0, 3, 6 of the id become the high bits of a channel, most significant first."""
-    return sum(((ids >> 3 * j) & 1) << (7 - j) for j in range(3)).astype(np.uint8)
+    bits = [((ids >> 3 * j) & 1) << (7 - j) for j in range(3)]
+    return np.sum(bits, axis=0).astype(np.uint8)
 
 
 def _read_class_file(path: Path) -> str:

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol as Interface
+from typing import Any
+from typing import Protocol as Interface
 
 import torch
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -37,13 +38,17 @@ PACKAGES = ("methods", "datamodules", "backbones", "evaluation")
 
 @dataclass
 class MethodEntry:
-    """A row: ``config`` and what to ``set`` over it; ``fit`` trains it first, ``checkpoint`` loads a trained one."""
+    """A row: ``config`` and what to ``set`` over it; ``fit`` trains it first, ``checkpoint`` loads a trained one.
+
+    ``benchmarks`` names the columns of a method that cannot do all of them.
+    """
 
     name: str
     config: str
     set: dict[str, Any] = field(default_factory=dict)
     fit: bool = False
     checkpoint: str | None = None
+    benchmarks: list[str] | None = None
 
 
 @dataclass
@@ -78,11 +83,11 @@ class Comparison:
 
 
 class Builder(Interface):
-    """How the command line makes things."""
+    """How the command line makes a segmenter with the data and trainer of its own config, and a benchmark."""
 
-    def method(self, entry: MethodEntry, seed: int) -> tuple[LightningModule, LightningDataModule, Trainer]: ...
+    def method(self, entry: MethodEntry, seed: int) -> tuple[Any, Any, Trainer]: ...
 
-    def data(self, entry: BenchmarkEntry) -> LightningDataModule: ...
+    def data(self, entry: BenchmarkEntry) -> Any: ...
 
 
 @dataclass
@@ -127,7 +132,9 @@ class _Watch(Callback):
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        for image, mask, index, result in zip(batch["image"], batch["mask"], batch["index"], outputs, strict=True):
+        for image, mask, index, result in zip(
+            batch["image"], batch["mask"], batch["index"], outputs["label_maps"], strict=True
+        ):
             if index < self.pictures:
                 self.panels[f"{index}/picture"] = (image * 255 + 0.5).to(torch.uint8).cpu()
                 self.panels[f"{index}/mask"] = mask.cpu()
@@ -138,7 +145,7 @@ def compare(plan: Comparison, output: Path, builder: Builder) -> list[Cell]:
     """Computes what is missing and writes tables and report after every new cell."""
     writable_folder(output / "cells")
     cells: list[Cell] = []
-    total = sum(len(_seeds(plan, method)) for method in plan.methods) * len(plan.benchmarks)
+    total = sum(len(_seeds(plan, method)) * len(_benchmarks(plan, method)) for method in plan.methods)
     for cell, is_new in _cells(plan, output, builder):
         cells.append(cell)
         row = cell.row
@@ -161,9 +168,16 @@ def _cells(plan: Comparison, output: Path, builder: Builder) -> Iterator[tuple[C
             model, fit_data, trainer = builder.method(method, seed)
             fit_seconds = _train(model, fit_data, trainer, method, seed, output) if method.fit else None
             weights = _hash({k: v for k, v in model.state_dict().items() if not k.startswith("metric")})
-            for benchmark in plan.benchmarks:
+            for benchmark in _benchmarks(plan, method):
                 model.protocol_name = benchmark.protocol
-                identity = [asdict(method), asdict(benchmark), seed, weights, _code_hash(), Protocol.preset(benchmark.protocol).hash]
+                identity = [
+                    asdict(method),
+                    asdict(benchmark),
+                    seed,
+                    weights,
+                    _code_hash(),
+                    Protocol.preset(benchmark.protocol).hash,
+                ]
                 key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
                 path = output / "cells" / f"{key}.safetensors"
                 cell = Cell.load(path)
@@ -180,9 +194,11 @@ def _seeds(plan: Comparison, method: MethodEntry) -> list[int]:
     return plan.seeds if method.fit else plan.seeds[:1]
 
 
-def _measure(
-    model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int, pictures: int
-) -> Cell:
+def _benchmarks(plan: Comparison, method: MethodEntry) -> list[BenchmarkEntry]:
+    return [b for b in plan.benchmarks if method.benchmarks is None or b.name in method.benchmarks]
+
+
+def _measure(model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int, pictures: int) -> Cell:
     watch = _Watch(pictures)
     trainer = Trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[watch]
@@ -214,9 +230,7 @@ def _measure(
     return Cell(row, result["areas"].cpu(), result["iou"].cpu(), watch.panels)
 
 
-def _train(
-    model: Any, data: Any, trainer: Trainer, method: MethodEntry, seed: int, output: Path
-) -> float:
+def _train(model: Any, data: Any, trainer: Trainer, method: MethodEntry, seed: int, output: Path) -> float:
     """Trains, or loads what an earlier start trained; returns the seconds of the training itself."""
     config = Path(method.config).read_text(encoding="utf-8")
     key = hashlib.sha256(json.dumps([asdict(method), config, seed, _code_hash()]).encode()).hexdigest()[:16]
@@ -244,7 +258,10 @@ def environment() -> dict[str, str]:
     changed = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
     packages = ("torch", "lightning", "open_clip_torch", "torchmetrics", "transformers")
     versions = {f"version_{name}": version(name) for name in packages}
-    return {"commit": (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed, "python": platform.python_version()} | versions
+    return {
+        "commit": (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed,
+        "python": platform.python_version(),
+    } | versions
 
 
 @cache

@@ -100,7 +100,8 @@ def _running_best(
         else:
             better = value > best  # strict: of equal scores the first word wins, as in argmax
             best, word = torch.where(better, value, best), torch.where(better, index, word)
-    assert best is not None and word is not None
+    if best is None or word is None:
+        raise ValueError("no word to choose from")
     return best, word, log_sum
 
 

@@ -100,8 +100,9 @@ def with_legend(picture: Image.Image, labels: NDArray[np.uint8], vocabulary: Any
     if picture.width < 320:
         scale = -(-320 // picture.width)
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    font = ImageFont.load_default(size=max(13, picture.width // 45))
-    line, box = int(font.size * 1.6), int(font.size)
+    size = max(13, picture.width // 45)
+    font = ImageFont.load_default(size)
+    line, box = int(size * 1.6), size
     counts = np.bincount(labels.ravel(), minlength=256)
     found = [k for k in np.argsort(-counts[: vocabulary.num_classes], kind="stable") if counts[k]]
     entries = [(k, f"{vocabulary.names[k]} {100 * counts[k] / labels.size:.0f}%") for k in found]

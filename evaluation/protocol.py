@@ -154,5 +154,7 @@ class Protocol:
             lines.append(f"Classes covering at most {self.area_threshold:.0%} of the predicted foreground are dropped.")
         if self.refine == "pamr":
             lines.append(f"PAMR, {self.pamr_iterations} iterations, dilations {self.pamr_dilations}.")
-        lines.append(f"Position embeddings: {self.position_resize.replace('_', ' ')}. Labels are compared at the original size.")
+        lines.append(
+            f"Position embeddings: {self.position_resize.replace('_', ' ')}. Labels are compared at the original size."
+        )
         return lines

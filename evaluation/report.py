@@ -25,7 +25,7 @@ PICTURE_WIDTH = 220  # pixels in the page, at twice the density
 def write_report(cells: list[Cell], plan: Comparison, output: Path) -> None:
     """Renders the template beside this file with everything embedded in it."""
     jinja = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    jinja.filters |= {"percent": lambda x: "–" if x != x else f"{100 * x:.1f}", "value": value, "heat": _heat}
+    jinja.filters.update(percent=lambda x: "–" if x != x else f"{100 * x:.1f}", value=value, heat=_heat)
     page = jinja.get_template("report.html.j2").render(
         plan=plan,
         columns=columns(cells),
@@ -50,9 +50,11 @@ def _gallery(cells: list[Cell], benchmark: str, pictures: int) -> dict[str, Any]
         mask = panels[f"{i}/mask"].numpy()
         maps = [("ground truth", mask)] + [(c.row["method"], c.panels[f"{i}/prediction"].numpy()) for c in shown]
         present |= {int(k) for _, labels in maps for k in np.unique(labels)}
-        rows.append([("picture", _embed(picture))] + [(name, _embed(_colour(picture, labels, palette))) for name, labels in maps])
+        rows.append(
+            [("picture", _embed(picture))] + [(name, _embed(_colour(picture, labels, palette))) for name, labels in maps]
+        )
     names = shown[0].row["names"]
-    legend = [(names[k], "#%02x%02x%02x" % tuple(palette[k])) for k in sorted(present) if k < len(names)]
+    legend = [(names[k], "#" + bytes(palette[k]).hex()) for k in sorted(present) if k < len(names)]
     return {"benchmark": benchmark, "rows": rows, "legend": legend, "ignored": 255 in present}
 
 

@@ -53,7 +53,9 @@ def save(folder: Path, summary: dict[str, Any], rows: list[tuple[str, float]]) -
 
 
 def print_table(summary: dict[str, Any], rows: list[tuple[str, float]]) -> None:
-    table = Table("class", "IoU %", title=f"{summary['vocabulary']}, protocol {summary['protocol']['name']}", title_style="bold")
+    table = Table(
+        "class", "IoU %", title=f"{summary['vocabulary']}, protocol {summary['protocol']['name']}", title_style="bold"
+    )
     for name, iou in rows:
         table.add_row(name, "absent" if iou != iou else f"{100 * iou:.1f}")
     console = Console()

@@ -75,8 +75,8 @@ def columns(cells: Iterable[Cell]) -> list[Column]:
     for methods in grouped.values():
         row = next(iter(methods.values()))[0].row
         entries = _with_significance([_entry(seeds) for seeds in methods.values()])
-        fields = (row[k] for k in ("benchmark", "protocol", "protocol_hash", "protocol_in_words", "names"))
-        result.append(Column(*fields, entries))
+        fields = {k: row[k] for k in ("benchmark", "protocol", "protocol_hash", "protocol_in_words", "names")}
+        result.append(Column(**fields, entries=entries))
     return result
 
 
@@ -104,9 +104,7 @@ def _with_significance(entries: list[Entry]) -> list[Entry]:
     if not ranked:
         return entries
     best = max(ranked, key=lambda entry: entry.miou)
-    return [
-        replace(e, best=True) if e is best else replace(e, p_value=p_value(best, e)) if e in ranked else e for e in entries
-    ]
+    return [replace(e, best=True) if e is best else replace(e, p_value=p_value(best, e)) if e in ranked else e for e in entries]
 
 
 def p_value(a: Entry, b: Entry) -> float:

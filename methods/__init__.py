@@ -1,6 +1,7 @@
 """One file per paper, on one interface."""
 
 import torchvision_compat as _compat  # noqa: F401  (must come before lightning)
+
 from methods.segmenter import Segmenter
 from zerolabel_common import subclasses_in
 

@@ -49,9 +49,7 @@ class Segmenter(lightning.LightningModule):
     sees: ClassVar[Sees] = Sees.NOTHING
     scores: ClassVar[Literal["cosine", "logit"]] = "cosine"
 
-    def __init__(
-        self, protocol: str = "shapes", protocol_values: dict[str, Any] | None = None, window_batch: int = 64
-    ) -> None:
+    def __init__(self, protocol: str = "shapes", protocol_values: dict[str, Any] | None = None, window_batch: int = 64) -> None:
         super().__init__()
         self.protocol_name, self.protocol_values = protocol, protocol_values or {}
         self.window_batch = window_batch
@@ -133,8 +131,9 @@ class Segmenter(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> list[LabelMap]:
-        return self._score(batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[LabelMap]]:
+        """The label maps, for callbacks that show them."""
+        return {"label_maps": self._score(batch)}
 
     def on_validation_epoch_end(self) -> None:
         self._log_metric("val")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backbones.attention import rule_named
 from backbones.clip import CLIP, EMBEDDED
-from methods.segmenter import Segmenter, Sees
+from methods.segmenter import Sees, Segmenter
 
 SURGERY_SHARPNESS = 2.0  # of the class weights; hard-coded in the published code
 
@@ -61,9 +61,7 @@ class TrainingFree(Segmenter):
         return text
 
     def forward(self, images: Tensor) -> Tensor:
-        pooled, dense = self.backbone.tokens(
-            images, self.rule_name, self.protocol.position_resize, pooled=self.rule.surgery
-        )
+        pooled, dense = self.backbone.tokens(images, self.rule_name, self.protocol.position_resize, pooled=self.rule.surgery)
         scores = torch.einsum("bchw,qc->bqhw", dense, self.text_QC)
         return scores if pooled is None else feature_surgery(scores, pooled @ self.text_QC.T)
 

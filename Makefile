@@ -1,0 +1,27 @@
+# Two commands do everything: `make compare` (set-up, then the main comparison) and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+OUTPUT ?= results
+BIN = $(VENV)/bin
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: compare test lint clean
+
+compare: $(VENV)/ready
+	$(BIN)/python cli.py compare --config configs/compare/shapes.yaml --output $(OUTPUT)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) results runs

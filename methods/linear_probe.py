@@ -1,0 +1,82 @@
+"""The oracle: one linear layer on frozen dense tokens, trained *with* masks. It bounds what the features hold.
+
+It is no zero-label method: it is reported outside the ranking, and it alone may see a mask in training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.clip import CLIP, EMBEDDED
+from methods.segmenter import Sees, Segmenter
+from zerolabel_common import UserError
+
+
+class LinearProbe(Segmenter):
+    """A linear classifier of patch tokens before CLIP's projection; the vocabulary is fixed by its training.
+
+    Args:
+        num_classes: of the label space it is trained on.
+        learning_rate: of AdamW.
+        clip: open_clip model.
+        pretrained: its weights.
+        revision: commit of an ``hf-hub:`` model.
+        protocol: name of a preset.
+        protocol_values: single rules to change.
+        window_batch: windows scored at once.
+    """
+
+    sees = Sees.MASKS
+    scores = "logit"
+
+    def __init__(
+        self,
+        num_classes: int = 13,
+        learning_rate: float = 5e-3,
+        clip: str = "tiny_clip",
+        pretrained: str | None = EMBEDDED,
+        revision: str | None = None,
+        protocol: str = "shapes",
+        protocol_values: dict[str, Any] | None = None,
+        window_batch: int = 64,
+    ) -> None:
+        super().__init__(protocol, protocol_values, window_batch)
+        self.save_hyperparameters(logger=False)
+        self.backbone = CLIP(clip, pretrained, revision)
+        self.head = nn.Conv2d(self.backbone.visual.transformer.width, num_classes, 1)
+        self.learning_rate = learning_rate
+
+    def embed_vocabulary(self, words: list[str]) -> None:
+        """Nothing to embed: output k is train id k.
+
+        Raises:
+            UserError: another number of classes than the probe was made for.
+        """
+        if self.head.out_channels != self.vocabulary.num_classes:
+            raise UserError(
+                f"the linear probe has {self.head.out_channels} outputs, '{self.vocabulary.name}' has "
+                f"{self.vocabulary.num_classes} classes. Set --model.num_classes and train it for these."
+            )
+        self.class_of_word = torch.arange(self.vocabulary.num_classes, device=self.device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            x, (rows, columns) = self.backbone.embed_patches(images, self.protocol.position_resize)
+            for block in self.backbone.blocks:
+                x = block(x)
+            features = self.backbone.visual.ln_post(x)[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
+        logits: Tensor = self.head(features)
+        return logits
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits = F.interpolate(self(batch["image"]), batch["mask"].shape[1:], mode="bilinear", align_corners=False)
+        loss = F.cross_entropy(logits, batch["mask"].long(), ignore_index=255)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.head.parameters(), lr=self.learning_rate)
