@@ -120,8 +120,10 @@ def plain_errors() -> Iterator[None]:
     """Turns jsonargparse's and torch's messages about the user's input into one line."""
     try:
         yield
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
+        if cause is None and not isinstance(error, ArgumentError):
+            raise
         raise cause or UserError(explain(str(error))) from error
     except RuntimeError as error:
         if "loading state_dict" in str(error):
@@ -228,12 +230,14 @@ def checkpoint_defaults(options: list[str], folder: Path) -> list[str]:
 
 def explain(message: str) -> str:
     """One line of jsonargparse's message; an unknown class is answered with the known ones."""
-    for what, names in (("model", methods.METHODS), ("data", datamodules.DATAMODULES)):
-        match = re.search(rf'[Pp]arser key "{what}".*?(?:import path string|class_path|type).*?: (\w+)', message, re.S)
-        if match and match[1] not in names and match[1].isidentifier():
-            known("method" if what == "model" else "datamodule", match[1], names)
-    lines = [line.strip() for line in message.splitlines() if "NoneType" not in line and line.strip()]
-    return " ".join(lines)[:500]
+    key = re.search(r'[Pp]arser key "(?:plan\.)?(\w+)', message)
+    name = re.search(r"Expected a dot import path string: (\w+)", message)
+    if key and name and key[1] in ("model", "data"):
+        kind, names = ("method", methods.METHODS) if key[1] == "model" else ("datamodule", datamodules.DATAMODULES)
+        known(kind, name[1], names)
+    noise = ("Expected a <class 'NoneType'>", "Subtypes:", "Given value", "Does not validate", "Errors:", "Expected a path but")
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(noise))[:500]
 
 
 def quiet() -> None:

@@ -76,7 +76,7 @@ class DataModule(lightning.LightningDataModule):
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         return DataLoader(
             dataset,
-            self.batch_size,
+            batch_size=self.batch_size,
             sampler=UnrepeatedDistributedSampler(dataset, shuffle=False) if distributed else None,
             num_workers=self.num_workers,
             collate_fn=collate,

@@ -62,7 +62,7 @@ class Shapes(DataModule):
         kinds = {"captions": ShapesCaptions, "pictures": ShapesPictures, "masks": ShapesOracle}
         return DataLoader(
             kinds[self.train](self),
-            self.train_batch_size,
+            batch_size=self.train_batch_size,
             shuffle=True,
             drop_last=True,
             num_workers=self.num_workers,

@@ -204,7 +204,7 @@ def _measure(model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEnt
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[watch]
     )
     trainer.test(model, data, verbose=False)
-    result = model.metric.compute()
+    result = model.metric.result()
     count = len(result["pictures"])
     row = {
         "method": method.name,

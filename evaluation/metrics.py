@@ -82,6 +82,12 @@ class ConfusionMatrix(Metric):
             "pictures": pictures,
         }
 
+    def result(self) -> dict[str, Tensor]:
+        """:meth:`compute`, with the shapes that torchmetrics drops where a tensor has a single element."""
+        result = self.compute()
+        shapes = {"iou": (-1,), "pictures": (-1,), "matrix": (self.num_classes, self.num_classes)}
+        return result | {key: result[key].reshape(shape) for key, shape in shapes.items()}
+
 
 def confusion(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
     """(K, K) int64 pixel counts, rows = target; one bincount over a flat code, ignored pixels in a bin of their own.

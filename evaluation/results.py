@@ -19,7 +19,7 @@ class SaveResults(Callback):
     """Writes and prints the result of a test, and asserts that each picture was counted exactly once."""
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        result = pl_module.metric.compute()
+        result = pl_module.metric.result()
         pictures = result["pictures"].tolist()
         if len(pictures) != len(set(pictures)) or len(pictures) == 0:
             raise UserError(f"{len(pictures)} pictures were counted, {len(set(pictures))} of them different.")

@@ -94,6 +94,7 @@ class Segmenter(lightning.LightningModule):
     @torch.inference_mode()
     def segment(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
         """Label maps, each at its picture's size, of pictures (3, H, W) in [0, 1] of any sizes."""
+        background = self.vocabulary.background
         resized = [resize_picture(image, self.protocol) for image in images]
         windows = score_windows(self, resized, self.protocol, self.window_batch)
         return [
@@ -102,7 +103,7 @@ class Segmenter(lightning.LightningModule):
                 self.class_of_word,
                 (image.shape[1], image.shape[2]),
                 self.protocol,
-                self.vocabulary.background,
+                background,
                 temperature=1.0 if self.scores == "logit" else None,
                 picture=picture,
                 with_score=with_score,
@@ -163,6 +164,6 @@ class Segmenter(lightning.LightningModule):
         return predicted
 
     def _log_metric(self, stage: str) -> None:
-        result = self._metric.compute()
+        result = self._metric.result()
         for name in ("miou", "pixel_accuracy", "frequency_weighted_iou"):
             self.log(f"{stage}/{name}", result[name].float(), rank_zero_only=True)

@@ -1,0 +1,1 @@
+"""Speed and memory, each against a named rival, as ratios measured in one run: ``python -m benchmarks [NAME ...]``."""

@@ -1,0 +1,23 @@
+"""Runs the benchmarks named on the command line, or all."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+
+import torchvision_compat  # noqa: F401  (must come before torchmetrics)
+
+import torch
+
+from zerolabel_common import known
+
+NAMES = ("metric", "label_map", "windows", "startup")
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for name in sys.argv[1:] or NAMES:
+        for ratio in importlib.import_module(f"benchmarks.{known('benchmark', name, NAMES)}").run():
+            print(ratio, flush=True)

@@ -1,0 +1,165 @@
+"""compare: interrupted and resumed, significance, two protocols, what the files hold."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import cli
+from evaluation import compare as compare_module
+from evaluation.compare import Cell
+from evaluation.tables import ORACLE, columns
+from zerolabel_common import UserError
+
+DATA = {"class_path": "Shapes", "init_args": {"pictures": 4, "num_workers": 0}}
+PLAN = {
+    "title": "A tiny comparison",
+    "pictures": 2,
+    "seeds": [0, 1],
+    "methods": [
+        {"name": "SCLIP", "config": "configs/training_free/sclip.yaml"},
+        {"name": "CLIP_50%", "config": "configs/training_free/sclip.yaml", "set": {"model.rule": "clip"}},
+    ],
+    "benchmarks": [{"name": "objects", "data": DATA, "protocol": "shapes"}],
+    "quotes": [{"method": "SCLIP", "benchmark": "VOC21", "value": "59.1", "source": "a paper"}],
+}
+
+
+def run(folder: Path, plan: dict[str, Any], name: str = "out") -> Path:
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    assert cli.main(["compare", "--config", str(folder / "plan.yaml"), "--output", str(folder / name)]) == 0
+    return folder / name
+
+
+def test_the_files_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(tmp_path, PLAN)
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert [row["method"] for row in rows] == ["SCLIP", "CLIP_50%"]  # one seed: nothing here is trained
+    for key in ("miou", "seed", "sees", "protocol_hash", "vocabulary_hash", "weights", "commit", "version_torch", "seconds"):
+        assert all(row[key] for row in rows), key
+    per_class = list(csv.DictReader((out / "per_class.csv").open()))
+    assert len(per_class) == 2 * 13
+    markdown, tex, page = ((out / f).read_text() for f in ("results.md", "results.tex", "report.html"))
+    assert "| SCLIP | nothing |" in markdown
+    assert "| SCLIP | VOC21 | 59.1 | a paper |" in markdown
+    assert "CLIP\\_50\\% & " in tex
+    assert tex.count("\\textbf{") == 1
+    assert page.count("data:image/png;base64,") == 2 * 4  # two pictures: picture, truth, two methods
+    assert "http" not in page.replace("http-equiv", "")  # self-contained
+    assert rows[0]["protocol_hash"] in page
+    assert markdown in capsys.readouterr().out
+
+
+def test_an_interrupted_comparison_redoes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    measure = compare_module._measure
+
+    def second_fails(model: Any, data: Any, method: Any, *rest: Any) -> Cell:
+        calls.append(method.name)
+        if calls == ["SCLIP", "CLIP_50%"]:
+            raise KeyboardInterrupt
+        return measure(model, data, method, *rest)
+
+    monkeypatch.setattr(compare_module, "_measure", second_fails)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, PLAN)
+    first = (tmp_path / "out" / "results.csv").read_text()
+    assert first.count("\n") == 2
+    out = run(tmp_path, PLAN)
+    assert calls == ["SCLIP", "CLIP_50%", "CLIP_50%"]
+    assert (out / "results.csv").read_text().startswith(first)
+    run(tmp_path, PLAN)
+    assert len(calls) == 3
+    changed = PLAN | {"benchmarks": [PLAN["benchmarks"][0] | {"protocol": "sclip"}]}  # type: ignore[index,dict-item]
+    run(tmp_path, changed)
+    assert len(calls) == 5
+
+
+def test_a_truncated_cell_is_computed_again(tmp_path: Path) -> None:
+    out = run(tmp_path, PLAN)
+    before = [row["miou"] for row in csv.DictReader((out / "results.csv").open())]
+    for cell in (out / "cells").iterdir():
+        cell.write_bytes(cell.read_bytes()[:50])
+    run(tmp_path, PLAN)
+    assert [row["miou"] for row in csv.DictReader((out / "results.csv").open())] == before
+
+
+def test_training_is_done_once_per_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = {
+        "name": "probe",
+        "config": "configs/oracle/linear_probe.yaml",
+        "fit": True,
+        "set": {
+            "trainer.max_steps": 2,
+            "data.pictures": 4,
+            "data.train_pictures": 16,
+            "data.train_batch_size": 8,
+            "data.num_workers": 0,
+            "trainer.enable_progress_bar": False,
+        },
+    }
+    out = run(tmp_path, PLAN | {"methods": [PLAN["methods"][0], probe]})  # type: ignore[index]
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert [(row["method"], row["seed"]) for row in rows] == [("SCLIP", "0"), ("probe", "0"), ("probe", "1")]
+    assert rows[1]["weights"] != rows[2]["weights"]
+    assert len(list((out / "fits").iterdir())) == 2
+    for cell in (out / "cells").iterdir():
+        cell.unlink()
+    monkeypatch.setattr("lightning.Trainer.fit", None)  # a second training would fail
+    run(tmp_path, PLAN | {"methods": [PLAN["methods"][0], probe]})  # type: ignore[index]
+    again = list(csv.DictReader((out / "results.csv").open()))
+    assert [row["miou"] for row in again] == [row["miou"] for row in rows]
+    assert "| probe | masks (oracle) |" in (out / "results.md").read_text()
+
+
+def cell(method: str, hits: torch.Tensor, protocol: str = "a", sees: str = "nothing") -> Cell:
+    """A made-up cell: one class, ``hits`` of 100 pixels right in each picture."""
+    areas = torch.stack([hits, torch.full_like(hits, 100), torch.full_like(hits, 100)], 1)[..., None]
+    miou = (hits.sum() / (200 * len(hits) - hits.sum())).item()
+    row = {"method": method, "benchmark": "b", "protocol": protocol, "protocol_hash": protocol, "vocabulary_hash": "v"}
+    rest = {"sees": sees, "miou": miou, "pixel_accuracy": 0.5, "pictures_per_second": 1.0, "seed": 0}
+    return Cell(row | rest | {"names": ["x"], "protocol_in_words": []}, areas, torch.tensor([miou]), {})
+
+
+def test_two_protocols_never_share_a_column() -> None:
+    hits = torch.randint(20, 80, (30,))
+    shown = columns([cell("m", hits, "a"), cell("m", hits, "b")])
+    assert [(column.protocol_hash, len(column.entries)) for column in shown] == [("a", 1), ("b", 1)]
+
+
+def test_best_tied_and_oracle() -> None:
+    hits = torch.randint(20, 70, (60,))
+    close = hits + torch.randint(-4, 5, (60,))
+    cells = [cell("best", hits + 1), cell("tied", close), cell("worse", hits - 15), cell("probe", hits + 25, sees=ORACLE)]
+    (column,) = columns(cells)
+    marks = {entry.method: (entry.best, entry.tied) for entry in column.entries}
+    assert marks == {"best": (True, False), "tied": (False, True), "worse": (False, False), "probe": (False, False)}
+    assert [entry.method for entry in column.ranked] == ["best", "tied", "worse"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": [{"name": "a", "config": "absent.yaml"}]}, "config 'absent.yaml' of method 'a' does not exist"),
+        ({"methods": PLAN["methods"] * 2}, "names methods twice"),  # type: ignore[operator]
+        ({"benchmark": []}, "benchmark"),
+        ({"seeds": "many"}, "seeds"),
+        (
+            {"benchmarks": [{"name": "b", "data": {"class_path": "Shapez"}, "protocol": "shapes"}]},
+            "unknown datamodule 'Shapez'",
+        ),
+        ({"benchmarks": [{"name": "b", "data": DATA, "protocol": "shapez"}]}, "unknown protocol 'shapez'"),
+    ],
+)
+def test_mistakes_in_the_plan(change: dict, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | change))
+    assert cli.main(["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_config_and_its_folder_must_exist() -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        compare_module.read_plan(Path("absent.yaml"), None)

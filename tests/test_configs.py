@@ -1,0 +1,38 @@
+"""Every shipped config: it has a header that says result, hardware and command, and it makes what it says."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import zerolabel_lightning
+from evaluation.compare import read_plan
+from tests.conftest import ROOT
+
+CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
+WHOLE = [c for c in CONFIGS if c.parts[1] not in ("compare", "backbones", "benchmarks", "sweeps")]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_header(path: Path) -> None:
+    header = [line for line in (ROOT / path).read_text().splitlines() if line.startswith("#")]
+    for part in ("# result:", "# hardware:", "# command:"):
+        assert any(line.startswith(part) for line in header), f"{path} lacks {part}"
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=str)
+def test_it_can_be_instantiated(path: Path) -> None:
+    made = zerolabel_lightning.build(["--config", str(path), "--trainer.logger=false"])
+    content = yaml.safe_load((ROOT / path).read_text())
+    assert type(made.model).__name__ == content["model"]["class_path"]
+    assert type(made.datamodule).__name__ == content["data"]["class_path"]
+
+
+@pytest.mark.parametrize("path", [c for c in CONFIGS if c.parts[1] == "compare"], ids=str)
+def test_comparisons_are_whole(path: Path) -> None:
+    plan = read_plan(ROOT / path, zerolabel_lightning._parse_plan)
+    builder = zerolabel_lightning.CommandLineBuilder()
+    assert all(builder.data(entry).vocabulary.num_classes for entry in plan.benchmarks)
+    assert all((ROOT / method.config).is_file() for method in plan.methods)
+    names = {benchmark.name for benchmark in plan.benchmarks}
+    assert all(set(method.benchmarks or []) <= names for method in plan.methods)

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.images import read_mask, read_picture
+from datamodules.pictures import find_pictures
+from zerolabel_common import UserError
+
+PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
+
+
+def test_rgb_in_0_1(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.shape == (3, 4, 6)
+    np.testing.assert_allclose(picture.permute(1, 2, 0).numpy(), PIXELS / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
+def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    name = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    Image.fromarray(PIXELS).convert(mode).save(name)
+    assert read_picture(name).shape == (3, 4, 6)
+
+
+def test_16_bit_is_scaled_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 32768], [65535, 257]], np.uint16)).save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_picture(tmp_path / "a.png")[0].numpy(), [[0, 128 / 255], [1, 1 / 255]], atol=1e-6)
+
+
+def test_exif_orientation_is_followed_except_in_benchmarks(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
+    assert read_picture(tmp_path / "a.jpg").shape == (3, 6, 4)
+    assert read_picture(tmp_path / "a.jpg", upright=False).shape == (3, 4, 6)
+
+
+def test_masks_are_indices_never_colours(tmp_path: Path) -> None:
+    mask = Image.fromarray(np.array([[0, 3], [255, 1]], np.uint8))
+    mask.putpalette(list(range(255, -1, -1)) * 3)
+    mask.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[0, 3], [255, 1]]
+    Image.fromarray(PIXELS).save(tmp_path / "rgb.png")
+    with pytest.raises(UserError, match=r"rgb\.png' is a RGB picture; it must hold class indices"):
+        read_mask(tmp_path / "rgb.png")
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "t.jpg")
+    (tmp_path / "t.jpg").write_bytes((tmp_path / "t.jpg").read_bytes()[:900])
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("t.jpg", "text.png"):
+        with pytest.raises(UserError, match=f"{name}' cannot be read"):
+            read_picture(tmp_path / name)
+    with pytest.raises(UserError, match=r"none\.png' does not exist"):
+        read_picture(tmp_path / "none.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no pictures found in"):
+        find_pictures(tmp_path / "empty")
