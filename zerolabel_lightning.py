@@ -150,7 +150,9 @@ class CommandLineBuilder:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(datamodules.DataModule, "data")
         with plain_errors():
-            return parser.instantiate_classes(parser.parse_object({"data": entry.data})).data
+            known("datamodule", entry.data, datamodules.DATAMODULES)
+            content = {"data": {"class_path": entry.data, "init_args": entry.options}}
+            return parser.instantiate_classes(parser.parse_object(content)).data
 
 
 def run_compare(arguments: list[str]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.vocabulary import Vocabulary
+from zerolabel_common import known
 
 
 class Item(TypedDict, total=False):
@@ -58,6 +59,15 @@ class DataModule(lightning.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.limit = limit
+
+    @classmethod
+    def label_space(cls, name: str) -> Vocabulary:
+        """Loads one of the label spaces that the data are labelled in.
+
+        Raises:
+            UserError: another one.
+        """
+        return Vocabulary.load(known(f"label space of {cls.__name__}", name, cls.label_spaces))
 
     def benchmark(self, split: str) -> Dataset[Item]:
         """The labelled pictures of ``"val"`` or ``"test"``, in a fixed order."""

@@ -10,8 +10,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules import shapes_world as world
 from datamodules.base import DataModule, Item
-from datamodules.vocabulary import Vocabulary
-from zerolabel_common import known
 
 SIZES = ((96, 96), (96, 128), (128, 96), (96, 112))  # of benchmark pictures, rows x columns
 TRAIN_SIZE = 64
@@ -49,9 +47,7 @@ class Shapes(DataModule):
         num_workers: int = 1,
         limit: int = 0,
     ) -> None:
-        super().__init__(
-            Vocabulary.load(known("label space of Shapes", vocabulary, self.label_spaces)), batch_size, num_workers, limit
-        )
+        super().__init__(self.label_space(vocabulary), batch_size, num_workers, limit)
         self.seed, self.pictures, self.train_pictures = seed, pictures, train_pictures
         self.train, self.train_batch_size = train, train_batch_size
 

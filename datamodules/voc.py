@@ -36,7 +36,7 @@ class VOC(DataModule):
         num_workers: int = 1,
         limit: int = 0,
     ) -> None:
-        super().__init__(Vocabulary.load(vocabulary), batch_size, num_workers, limit)
+        super().__init__(self.label_space(vocabulary), batch_size, num_workers, limit)
         self.root, self.split = Path(root), split
 
     def benchmark(self, split: str) -> Dataset[Item]:

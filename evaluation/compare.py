@@ -53,11 +53,12 @@ class MethodEntry:
 
 @dataclass
 class BenchmarkEntry:
-    """A column: a datamodule (``class_path`` and ``init_args``) scored under a protocol preset."""
+    """A column: a datamodule, by name and with its ``options``, scored under a protocol preset."""
 
     name: str
-    data: dict[str, Any]
+    data: str
     protocol: str
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -285,6 +286,8 @@ def read_plan(path: Path, parse: Any) -> Comparison:
     names = [m.name for m in plan.methods]
     if repeated := sorted({n for n in names if names.count(n) > 1}):
         raise UserError(f"'{path}' names methods twice: {', '.join(repeated)}.")
+    for benchmark in plan.benchmarks:
+        Protocol.preset(benchmark.protocol)
     for method in plan.methods:
         if not Path(method.config).is_file():
             raise UserError(f"config '{method.config}' of method '{method.name}' does not exist.")

@@ -21,7 +21,7 @@ from evaluation.protocol import Protocol
 from evaluation.windows import WindowScores
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning moves the fields of what predict_step returns
 class LabelMap:
     """``labels`` (H, W) uint8 train ids; ``score`` (H, W) the best class's probability, or None if not asked for."""
 

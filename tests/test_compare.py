@@ -14,7 +14,7 @@ from evaluation.compare import Cell
 from evaluation.tables import ORACLE, columns
 from zerolabel_common import UserError
 
-DATA = {"class_path": "Shapes", "init_args": {"pictures": 4, "num_workers": 0}}
+OBJECTS = {"name": "objects", "data": "Shapes", "options": {"pictures": 4, "num_workers": 0}, "protocol": "shapes"}
 PLAN = {
     "title": "A tiny comparison",
     "pictures": 2,
@@ -23,7 +23,7 @@ PLAN = {
         {"name": "SCLIP", "config": "configs/training_free/sclip.yaml"},
         {"name": "CLIP_50%", "config": "configs/training_free/sclip.yaml", "set": {"model.rule": "clip"}},
     ],
-    "benchmarks": [{"name": "objects", "data": DATA, "protocol": "shapes"}],
+    "benchmarks": [OBJECTS],
     "quotes": [{"method": "SCLIP", "benchmark": "VOC21", "value": "59.1", "source": "a paper"}],
 }
 
@@ -73,7 +73,7 @@ def test_an_interrupted_comparison_redoes_only_what_is_missing(tmp_path: Path, m
     assert (out / "results.csv").read_text().startswith(first)
     run(tmp_path, PLAN)
     assert len(calls) == 3
-    changed = PLAN | {"benchmarks": [PLAN["benchmarks"][0] | {"protocol": "sclip"}]}  # type: ignore[index,dict-item]
+    changed = PLAN | {"benchmarks": [OBJECTS | {"protocol": "sclip"}]}
     run(tmp_path, changed)
     assert len(calls) == 5
 
@@ -148,10 +148,10 @@ def test_best_tied_and_oracle() -> None:
         ({"benchmark": []}, "benchmark"),
         ({"seeds": "many"}, "seeds"),
         (
-            {"benchmarks": [{"name": "b", "data": {"class_path": "Shapez"}, "protocol": "shapes"}]},
-            "unknown datamodule 'Shapez'",
+            ({"benchmarks": [OBJECTS | {"data": "Shapez"}]}, "unknown datamodule 'Shapez'"),
+            ({"benchmarks": [OBJECTS | {"data": "Shapez"}]}, "unknown datamodule 'Shapez'"),
         ),
-        ({"benchmarks": [{"name": "b", "data": DATA, "protocol": "shapez"}]}, "unknown protocol 'shapez'"),
+        ({"benchmarks": [OBJECTS | {"protocol": "shapez"}]}, "unknown protocol 'shapez'"),
     ],
 )
 def test_mistakes_in_the_plan(change: dict, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

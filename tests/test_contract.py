@@ -92,9 +92,7 @@ def test_fit_test_and_checkpoint_round_trip(method: type[Segmenter], tmp_path: P
         assert run.global_step == 2
         assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items() if k in before)
         run.save_checkpoint(tmp_path / "m.ckpt")
-        checkpoint = torch.load(tmp_path / "m.ckpt", weights_only=True)  # plain hyper-parameters only
-        again = method(**{k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")})
-        again.load_state_dict(checkpoint["state_dict"])
+        again = method.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)  # plain hyper-parameters only
     else:
         again = method()
     results = []
@@ -105,6 +103,12 @@ def test_fit_test_and_checkpoint_round_trip(method: type[Segmenter], tmp_path: P
     assert results[0]["pictures"].tolist() == [0, 1, 2]
     assert torch.equal(results[0]["matrix"], results[1]["matrix"])
     assert results[0]["matrix"].sum() == sum((benchmark.benchmark("test")[i]["mask"] != 255).sum() for i in range(3))
+
+
+def test_nothing_to_ask_is_an_error(method: type[Segmenter]) -> None:
+    protocol = Protocol.preset("shapes", None, background="threshold")
+    with pytest.raises(UserError, match="nothing but background"):
+        method().use_vocabulary(Vocabulary.parse("background"), protocol)
 
 
 def test_a_mask_in_a_training_batch_is_an_error(method: type[Segmenter]) -> None:
