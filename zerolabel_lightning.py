@@ -28,7 +28,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 import datamodules
 import methods
-from evaluation.compare import BenchmarkEntry, Comparison, MethodEntry, compare, read_plan
+from evaluation.compare import compare
+from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry, read_plan
 from evaluation.predictions import SavePredictions
 from evaluation.results import SaveResults
 from zerolabel_common import UserError, known, writable_folder

@@ -31,8 +31,13 @@ def interval(areas: Tensor, level: float = 0.95) -> tuple[float, float]:
     return low, high
 
 
-def paired_p_value(areas_a: Tensor, areas_b: Tensor) -> float:
-    """Two-sided bootstrap p-value of "A and B have the same mIoU", from the sign of the paired differences."""
-    difference = resampled_miou(areas_a) - resampled_miou(areas_b)  # the same draws: the seed is fixed
+def paired_p_value(draws_a: Tensor, draws_b: Tensor) -> float:
+    """Two-sided bootstrap p-value of "A and B have the same mIoU", from the sign of the paired differences.
+
+    Args:
+        draws_a: :func:`resampled_miou` of A.
+        draws_b: of B, on the same pictures and with the same seed.
+    """
+    difference = draws_a - draws_b
     below, above = (difference <= 0).double().mean().item(), (difference >= 0).double().mean().item()
     return min(1.0, 2 * min(below, above))

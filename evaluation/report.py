@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluation.predictions import blend
+from evaluation.cells import Cell
+from evaluation.plan import Comparison
+from evaluation.predictions import blend, label_image
 from evaluation.tables import ORACLE, columns, value
 from zerolabel_common import atomic_path
-
-if TYPE_CHECKING:
-    from evaluation.compare import Cell, Comparison
 
 PICTURE_WIDTH = 220  # pixels in the page, at twice the density
 
@@ -35,6 +35,22 @@ def write_report(cells: list[Cell], plan: Comparison, output: Path) -> None:
     )
     with atomic_path(output / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def write_label_maps(cells: list[Cell], output: Path) -> None:
+    """``label_maps/BENCHMARK/METHOD/INDEX.png``, indexed by train id, of the pictures that the report shows."""
+    for cell in cells:
+        folder = output / "label_maps" / _file_name(cell.row["benchmark"]) / _file_name(cell.row["method"])
+        palette = np.array(cell.row["palette"], np.uint8)
+        for key, labels in cell.panels.items():
+            index, _, kind = key.partition("/")
+            if kind == "prediction":
+                with atomic_path(folder / f"{index}.png") as temporary:
+                    label_image(labels.numpy(), palette).save(temporary, format="PNG")
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text).strip("_")
 
 
 def _gallery(cells: list[Cell], benchmark: str, pictures: int) -> dict[str, Any]:

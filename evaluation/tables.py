@@ -7,17 +7,16 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jinja2 import Environment
 from torch import Tensor
 
-from evaluation.bootstrap import resampled_miou
+from evaluation.bootstrap import paired_p_value, resampled_miou
+from evaluation.cells import Cell
+from evaluation.plan import Comparison
 from zerolabel_common import atomic_path
-
-if TYPE_CHECKING:
-    from evaluation.compare import Cell, Comparison
 
 ORACLE = "masks (oracle)"
 SIGNIFICANT = 0.05
@@ -104,14 +103,8 @@ def _with_significance(entries: list[Entry]) -> list[Entry]:
     if not ranked:
         return entries
     best = max(ranked, key=lambda entry: entry.miou)
-    return [replace(e, best=True) if e is best else replace(e, p_value=p_value(best, e)) if e in ranked else e for e in entries]
-
-
-def p_value(a: Entry, b: Entry) -> float:
-    """Two-sided paired bootstrap p-value, on the same draws of pictures."""
-    difference = a.draws - b.draws
-    below, above = (difference <= 0).double().mean().item(), (difference >= 0).double().mean().item()
-    return min(1.0, 2 * min(below, above))
+    others = {e.method: replace(e, p_value=paired_p_value(best.draws, e.draws)) for e in ranked if e is not best}
+    return [replace(e, best=True) if e is best else others.get(e.method, e) for e in entries]
 
 
 _MARKDOWN = """\

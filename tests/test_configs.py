@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import zerolabel_lightning
-from evaluation.compare import read_plan
+from evaluation.plan import read_plan
 from tests.conftest import ROOT
 
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))

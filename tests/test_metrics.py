@@ -134,10 +134,11 @@ def test_paired_differences_see_what_intervals_cannot() -> None:
     hard = torch.randint(0, 90, (100,))
     better = areas_of(hard + torch.randint(0, 4, (100,)))
     assert interval(better)[0] < interval(areas_of(hard))[1]  # the intervals overlap
-    assert paired_p_value(better, areas_of(hard)) < 0.01
     shuffled = areas_of(hard + torch.randint(-3, 4, (100,)))
-    assert paired_p_value(areas_of(hard), shuffled) > 0.01
-    assert paired_p_value(better, better) == 1
+    draws = {name: resampled_miou(areas) for name, areas in (("a", areas_of(hard)), ("b", better), ("c", shuffled))}
+    assert paired_p_value(draws["b"], draws["a"]) < 0.01
+    assert paired_p_value(draws["a"], draws["c"]) > 0.01
+    assert paired_p_value(draws["b"], draws["b"]) == 1
 
 
 def test_resampling_is_repeatable() -> None:

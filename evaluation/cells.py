@@ -1,0 +1,64 @@
+"""A cell of the comparison, one method on one benchmark with one seed, and the file it is kept in."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zerolabel_common import atomic_path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Cell:
+    """One measured number with all that belongs to it: ``row`` for the tables, tensors for intervals and pictures."""
+
+    row: dict[str, Any]
+    areas: Tensor
+    iou: Tensor
+    panels: dict[str, Tensor]
+
+    def save(self, path: Path) -> None:
+        tensors = {"areas": self.areas, "iou": self.iou} | {f"panel/{k}": v for k, v in self.panels.items()}
+        with atomic_path(path) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"row": json.dumps(self.row)})
+
+    @classmethod
+    def load(cls, path: Path) -> Cell | None:
+        """None where there is no cell, or a broken one: it is then computed again."""
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                row = json.loads(file.metadata()["row"])
+        except Exception:  # missing, truncated, foreign: whatever is wrong, the remedy is the same
+            return None
+        panels = {k.removeprefix("panel/"): v for k, v in tensors.items() if k.startswith("panel/")}
+        return cls(row, tensors["areas"], tensors["iou"], panels)
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Commit and versions, for every row."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    packages = ("torch", "lightning", "open_clip_torch", "torchmetrics", "transformers")
+    versions = {f"version_{name}": version(name) for name in packages}
+    return {
+        "commit": (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed,
+        "python": platform.python_version(),
+    } | versions
