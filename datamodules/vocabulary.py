@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import hashlib
 import json
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ class Vocabulary:
         label_ids: value in the dataset's label files -> train id (or 255); None where masks hold train ids.
         other_labels: train id of the values that ``label_ids`` does not list; None makes such a value an error.
         wording: the wording in use.
+        ignore_index: train id that is not counted.
+        colours: "bright" or "voc", see :attr:`palette`.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Vocabulary:
     other_labels: int | None = None
     wording: str = "names"
     ignore_index: int = 255
+    colours: str = "bright"
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -76,6 +80,7 @@ class Vocabulary:
             wordings={w: {c: tuple(q) for c, q in words.items()} for w, words in entry.get("wordings", {}).items()},
             label_ids=entry.get("label_ids"),
             other_labels=entry.get("other_labels"),
+            colours=entry.get("colours", "bright"),
         ).worded(wording)
 
     @classmethod
@@ -141,9 +146,13 @@ class Vocabulary:
 
     @cached_property
     def palette(self) -> NDArray[np.uint8]:
-        """(num_classes, 3) RGB: PASCAL VOC's colour map, with black for the background only."""
-        ids = np.arange(self.num_classes) + (self.background != 0)  # VOC keeps its own colours
-        rgb = np.stack([_spread_bits(ids >> channel) for channel in range(3)], axis=1)
+        """(num_classes, 3) RGB, black for the background: PASCAL VOC's own colours for VOC, else bright spread hues."""
+        ids = np.arange(self.num_classes) + (self.background != 0)
+        if self.colours == "voc":
+            return np.stack([_spread_bits(ids >> channel) for channel in range(3)], axis=1)
+        golden = 0.618034  # steps of the golden ratio keep neighbours apart
+        hsv = [((k * golden) % 1, (0.95, 0.6, 0.8)[k % 3], (1.0, 0.75, 0.9)[k // 3 % 3]) for k in ids.tolist()]
+        rgb = (np.array([colorsys.hsv_to_rgb(*c) for c in hsv]) * 255).astype(np.uint8)
         if self.background is not None:
             rgb[self.background] = 0
         return rgb

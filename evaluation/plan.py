@@ -48,13 +48,14 @@ class Quote:
 
 @dataclass
 class Comparison:
-    """The content of a ``configs/compare/*.yaml``."""
+    """The content of a ``configs/compare/*.yaml``; ``note`` is what a reader must know, printed under the title."""
 
     title: str
     methods: list[MethodEntry]
     benchmarks: list[BenchmarkEntry]
     seeds: list[int] = field(default_factory=lambda: [0])
     pictures: int = 4
+    note: str = ""
     quotes: list[Quote] = field(default_factory=list)
 
     def seeds_of(self, method: MethodEntry) -> list[int]:

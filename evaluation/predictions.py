@@ -85,9 +85,9 @@ def label_image(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.
 
 
 def blend(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
-    """The picture with its classes' colours over it and white lines between classes."""
+    """The picture in grey under its classes' colours, with white lines between classes."""
     colours = np.concatenate([palette, np.full((256 - len(palette), 3), 255, np.uint8)])
-    mixed = (0.45 * pixels + 0.55 * colours[labels]).astype(np.uint8)
+    mixed = (0.4 * pixels.mean(-1, keepdims=True) + 0.6 * colours[labels]).astype(np.uint8)
     edge = np.zeros(labels.shape, bool)
     edge[1:] |= labels[1:] != labels[:-1]
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]

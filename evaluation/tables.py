@@ -109,6 +109,9 @@ def _with_significance(entries: list[Entry]) -> list[Entry]:
 
 _MARKDOWN = """\
 # {{ plan.title }}
+{% if plan.note %}
+{{ plan.note }}
+{% endif -%}
 {% for column in columns %}
 ## {{ column.benchmark }}
 
