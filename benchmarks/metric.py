@@ -32,6 +32,8 @@ def run() -> Iterator[Ratio]:
             lambda rival=rival: rival.update(wide_prediction, wide_target),
             runs=21,
         )
-        ours.reset(), rival.reset()
-        ours.update(prediction, target), rival.update(wide_prediction, wide_target)
+        ours.reset()
+        rival.reset()
+        ours.update(prediction, target)
+        rival.update(wide_prediction, wide_target)
         torch.testing.assert_close(ours.compute()["miou"].float(), rival.compute())

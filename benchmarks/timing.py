@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,32 @@ class Ratio:
 
 def paired(what: str, ours: Callable[[], object], rival: Callable[[], object], runs: int = 7) -> Ratio:
     """Times both in turn, after one warm-up each."""
-    ours(), rival()
+    ours()
+    rival()
     times = [(_seconds(ours), _seconds(rival)) for _ in range(runs)]
     ratios = [theirs / mine for mine, theirs in times]
     mine, theirs = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
     return Ratio(what, mine, theirs, statistics.median(ratios), min(ratios), max(ratios), "ms")
 
 
-def peak_memory(what: str, ours: Callable[[], object], rival: Callable[[], object]) -> Ratio:
-    """Peak memory that each adds in a process of its own."""
-    mine, theirs = _peak_mib(ours), _peak_mib(rival)
+def peak_memory(what: str, module: str) -> Ratio:
+    """Peak memory that ``python -m MODULE ours`` and ``... rival`` add, each in a process of its own."""
+    mine, theirs = (_added_mib(module, side) for side in ("ours", "rival"))
     return Ratio(what, mine, theirs, theirs / mine, theirs / mine, theirs / mine, "MiB")
+
+
+def print_added_memory(call: Callable[[], object]) -> None:
+    """For the process that :func:`peak_memory` starts: MiB above what was there before the call (Linux)."""
+    call()  # loads the code, which is memory too
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = _status_mib("VmRSS")
+    call()
+    print(_status_mib("VmHWM") - before)
+
+
+def _status_mib(key: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -50,17 +66,6 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _peak_mib(call: Callable[[], object]) -> float:
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-
-    def child() -> None:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        call()
-        queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-
-    process = context.Process(target=child)
-    process.start()
-    mib = float(queue.get())
-    process.join()
-    return max(mib, 0.1)
+def _added_mib(module: str, side: str) -> float:
+    done = subprocess.run([sys.executable, "-m", module, side], check=True, capture_output=True, text=True)
+    return float(done.stdout)

@@ -38,7 +38,7 @@ def label_map(
     temperature: float | None = None,
     picture: Tensor | None = None,
     with_score: bool = False,
-    chunk: int = 16,
+    chunk: int = 8,
 ) -> LabelMap:
     """Merges, upsamples and decides.
 
@@ -91,18 +91,20 @@ def _running_best(
     for run in _runs(words, chunk):
         scores_qHW = upsampled(run)
         value, index = scores_qHW.max(0)
-        index += run.start
+        index = index.to(torch.int16).add_(run.start)
         if normaliser:
             part = torch.logsumexp(scores_qHW, 0)
             log_sum = part if log_sum is None else torch.logaddexp(log_sum, part)
+        del scores_qHW  # before the next chunk is made
         if best is None or word is None:
             best, word = value, index
         else:
             better = value > best  # strict: of equal scores the first word wins, as in argmax
-            best, word = torch.where(better, value, best), torch.where(better, index, word)
+            torch.where(better, value, best, out=best)
+            torch.where(better, index, word, out=word)
     if best is None or word is None:
         raise ValueError("no word to choose from")
-    return best, word, log_sum
+    return best, word.long(), log_sum
 
 
 def _runs(words: range | list[int], chunk: int) -> list[slice]:

@@ -95,18 +95,16 @@ def confusion(prediction: Tensor, target: Tensor, num_classes: int, ignore_index
     Raises:
         UserError: a value is outside the label space.
     """
-    for what, values in ("mask", target), ("predicted", prediction):
-        wrong = values >= num_classes
-        if what == "mask":
-            wrong &= values != ignore_index
-        if wrong.any():
-            raise UserError(f"{what} value {int(values[wrong][0])} is outside the {num_classes} classes.")
-    ignored = num_classes * num_classes
-    small = ignored + num_classes < 2**15  # int16 codes move a quarter of the memory
+    ignored = target == ignore_index
+    kept = target.masked_fill(ignored, 0)
+    for what, values in ("mask", kept), ("predicted", prediction):
+        if values.numel() and int(values.max()) >= num_classes:
+            raise UserError(f"{what} value {int(values.max())} is outside the {num_classes} classes.")
+    last = num_classes * num_classes
+    small = last + num_classes < 2**15  # int16 codes move a quarter of the memory
     code_type = torch.int16 if small else torch.int32
-    row = target.to(code_type) * num_classes
-    code = torch.where(target == ignore_index, ignored, row + prediction.to(code_type)).flatten()
-    counts = torch.bincount(code, minlength=ignored + 1)
+    code = kept.to(code_type).mul_(num_classes).add_(prediction).masked_fill_(ignored, last)
+    counts = torch.bincount(code.flatten(), minlength=last + 1)
     return counts[:-1].view(num_classes, num_classes)
 
 
