@@ -23,6 +23,7 @@ class SaveResults(Callback):
         pictures = result["pictures"].tolist()
         if len(pictures) != len(set(pictures)) or len(pictures) == 0:
             raise UserError(f"{len(pictures)} pictures were counted, {len(set(pictures))} of them different.")
+        folder = trainer.log_dir  # asks the other processes, so all must ask
         if not trainer.is_global_zero:
             return
         low, high = interval(result["areas"].cpu())
@@ -37,8 +38,8 @@ class SaveResults(Callback):
         }
         rows = list(zip(pl_module.vocabulary.names, result["iou"].tolist(), strict=True))
         print_table(summary, rows)
-        if trainer.log_dir:
-            save(Path(trainer.log_dir), summary, rows)
+        if folder:
+            save(Path(folder), summary, rows)
 
 
 def save(folder: Path, summary: dict[str, Any], rows: list[tuple[str, float]]) -> None:

@@ -194,3 +194,18 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path, capsys: pytest.CaptureF
     options = ["--data=VOC", f"--data.root={tmp_path}", f"--trainer.default_root_dir={tmp_path / 'runs'}"]
     line = fails(capsys, "test", *SCLIP, *options, "--data.num_workers=0", "--trainer.enable_progress_bar=false")
     assert "2007_000001.png' is (5, 5) but its picture is (90, 64)" in line
+
+
+def test_two_processes_count_each_picture_once(tmp_path: Path) -> None:
+    """Five pictures on two processes: the same numbers, bit for bit, as on one."""
+    found = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        options = ["--data.pictures=5", "--data.num_workers=0", f"--trainer.devices={devices}", "--trainer.accelerator=cpu"]
+        run = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+        strategy = ["--trainer.strategy=ddp"] if devices == 2 else []
+        command = [sys.executable, "cli.py", "test", *SCLIP, *options, *run, *strategy]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        found.append(json.loads(next(folder.rglob("metrics.json")).read_text()))
+    assert found[0]["pictures"] == 5
+    assert found[0] == found[1]

@@ -41,6 +41,11 @@ def test_the_running_argmax_equals_the_one_shot_result_exactly(
     assert torch.equal(got.labels, class_of_word[one_shot].to(torch.uint8))
 
 
+def test_of_equal_scores_the_first_word_wins_in_any_chunk() -> None:
+    scores = WindowScores(torch.ones(1, 12, 3, 3), [(0, 0, 12, 12)], (12, 12))
+    assert label_map(scores, torch.arange(12), (12, 12), WHOLE, chunk=5).labels.max() == 0
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(2, 20), st.integers(1, 21), st.floats(0.05, 0.95))
 def test_probability_thresholds(words: int, chunk: int, value: float) -> None:

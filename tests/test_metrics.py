@@ -44,7 +44,11 @@ def test_equals_counting_by_hand(classes: int, pictures: int, seed: int, kind: t
     if not np.isnan(iou).all():
         np.testing.assert_allclose(result["miou"], np.nanmean(iou))
     assert result["matrix"].dtype == torch.int64
-    assert result["areas"].sum(0)[0].tolist() == result["matrix"].diagonal().tolist()
+    areas = result["areas"].sum(0)
+    assert areas[0].tolist() == result["matrix"].diagonal().tolist()
+    kept = [(p[t != 255], t[t != 255]) for p, t in pairs]
+    for row, which in ((1, 0), (2, 1)):  # predicted, target
+        assert areas[row].tolist() == [sum(int((pair[which] == k).sum()) for pair in kept) for k in range(classes)]
 
 
 @pytest.mark.parametrize("classes", [21, 171, 254])
@@ -139,6 +143,11 @@ def test_paired_differences_see_what_intervals_cannot() -> None:
     assert paired_p_value(draws["b"], draws["a"]) < 0.01
     assert paired_p_value(draws["a"], draws["c"]) > 0.01
     assert paired_p_value(draws["b"], draws["b"]) == 1
+
+
+def test_the_p_value_is_two_sided() -> None:
+    draws = torch.tensor([-1.0, 1, 1, 1, 1, 1, 1, 1])
+    assert paired_p_value(draws, torch.zeros(8)) == paired_p_value(-draws, torch.zeros(8)) == 2 / 8
 
 
 def test_resampling_is_repeatable() -> None:
