@@ -38,7 +38,7 @@ def _lightning(arguments: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    from zerolabel_lightning import run_compare
+    from zerolabel_compare import run_compare
 
     return run_compare(arguments)
 

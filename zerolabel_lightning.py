@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import tempfile
@@ -22,14 +21,12 @@ import torchvision_compat  # noqa: F401  (must come before lightning)
 
 import torch
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
 import datamodules
 import methods
-from evaluation.compare import compare
-from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry, read_plan
 from evaluation.predictions import SavePredictions
 from evaluation.results import SaveResults
 from zerolabel_common import UserError, known, writable_folder
@@ -130,62 +127,6 @@ def plain_errors() -> Iterator[None]:
         if "loading state_dict" in str(error):
             raise UserError(f"the checkpoint is of another model: {' '.join(str(error).split())[:300]}") from error
         raise
-
-
-class CommandLineBuilder:
-    """Makes a comparison's methods and benchmarks as the command line would (:class:`evaluation.compare.Builder`)."""
-
-    def method(self, entry: MethodEntry, seed: int) -> tuple[Any, Any, Any]:
-        options = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in entry.set.items()]
-        training = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", f"--seed_everything={seed}"]
-        defaults: list[str] = []
-        with tempfile.TemporaryDirectory() as folder:
-            if entry.checkpoint is not None:
-                defaults = checkpoint_defaults(["--ckpt_path", entry.checkpoint], Path(folder))
-            cli = build([*defaults, "--config", entry.config, *options, *training])
-        if entry.checkpoint is not None:
-            load_checkpoint(cli.model, entry.checkpoint)
-        return cli.model, cli.datamodule, cli.trainer
-
-    def data(self, entry: BenchmarkEntry) -> Any:
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_subclass_arguments(datamodules.DataModule, "data")
-        with plain_errors():
-            known("datamodule", entry.data, datamodules.DATAMODULES)
-            content = {"data": {"class_path": entry.data, "init_args": entry.options}}
-            return parser.instantiate_classes(parser.parse_object(content)).data
-
-
-def run_compare(arguments: list[str]) -> int:
-    """The compare command."""
-    quiet()
-    parser = ArgumentParser(prog="zerolabel compare", description=compare.__doc__, exit_on_error=False)
-    parser.add_argument("--config", "-c", default="configs/compare/shapes.yaml", help="methods, benchmarks, seeds")
-    parser.add_argument("--output", "-o", default="results", help="folder of tables, report and cells")
-    with plain_errors():
-        options = parser.parse_args(arguments)
-        plan = read_plan(Path(options.config), _parse_plan)
-    output = Path(options.output)
-    compare(plan, output, CommandLineBuilder())
-    print("\n" + (output / "results.md").read_text(encoding="utf-8"))
-    print(f"report: {output / 'report.html'}; tables: results.csv, results.md, results.tex, per_class.csv in {output}")
-    return 0
-
-
-def _parse_plan(path: Path) -> Comparison:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Comparison, "plan")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    plan: Comparison = parser.instantiate_classes(parser.parse_object({"plan": content})).plan
-    return plan
-
-
-def load_checkpoint(model: Any, path: str) -> None:
-    """Loads weights only; raises UserError for the checkpoint of another model."""
-    try:
-        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["state_dict"])
-    except (RuntimeError, KeyError) as error:
-        raise UserError(f"checkpoint '{path}' is of another model: {' '.join(str(error).split())[:300]}") from error
 
 
 def expand_predict_options(options: list[str]) -> list[str]:

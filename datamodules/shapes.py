@@ -109,28 +109,23 @@ class ShapesPictures(Dataset[dict[str, Any]]):
 class ShapesCaptions(ShapesPictures):
     """The same photographs with a caption of what covers at least 3 % of them; most captions leave things out.
 
-    An object is named, or only one of its cues is ("something striped"). ``visible`` and ``said`` (32,) bool list the
-    statements that are true of the picture and those of this caption, so that a caption that is also true of another
-    picture of the batch is not taken for a wrong one.
+    ``visible`` and ``said`` (20,) bool list the words of the full and of this caption, so that a caption that is also
+    true of another picture of the batch is not taken for a wrong one.
     """
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene, rng = self._scene(index)
-        things = [scene.visible()[i] for i in rng.permutation(len(scene.visible()))]
+        visible = list(scene.visible())
+        said = [visible[i] for i in rng.permutation(len(visible))]
         kind = rng.random()
-        told = things[:1] if kind < 0.6 else things[: rng.integers(1, len(things) + 1)] if kind < 0.8 else things
-        said = [self._statement(rng, thing) for thing in told]
+        said = said[:1] if kind < 0.6 else said[: rng.integers(1, len(said) + 1)] if kind < 0.8 else said
         return {
             "image": to_tensor(scene.image),
             "caption": caption(rng, said),
-            "visible": _listed([s for thing in things for s in (thing, *world.cue_statements(thing))]),
+            "visible": _listed(visible),
             "said": _listed(said),
             "index": index,
         }
-
-    def _statement(self, rng: np.random.Generator, thing: int) -> int:
-        cues = world.cue_statements(thing)
-        return int(rng.choice(cues)) if cues and rng.random() < 0.4 else thing
 
 
 class ShapesOracle(ShapesPictures):
@@ -143,17 +138,10 @@ class ShapesOracle(ShapesPictures):
 
 
 def caption(rng: np.random.Generator, said: list[int]) -> str:
-    """A sentence of statements: ``"a photo of grass, a red striped square and something blue."``."""
-    phrases = [_phrase(statement) for statement in said]
+    """A sentence that names things: ``"a photo of grass, a red striped square and sand."``."""
+    phrases = [world.WORLD_NAMES[i] if i >= len(world.NAMES) else f"a {world.WORLD_NAMES[i]}" for i in said]
     listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
     return OPENINGS[rng.integers(len(OPENINGS))].format(listed)
-
-
-def _phrase(statement: int) -> str:
-    word = world.STATEMENTS[statement]
-    if word in world.GROUNDS:
-        return word
-    return f"something {word}" if word in world.COLOURS + world.TEXTURES else f"a {word}"
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
@@ -162,4 +150,4 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def _listed(ids: list[int]) -> torch.Tensor:
-    return torch.zeros(len(world.STATEMENTS), dtype=torch.bool).index_fill_(0, torch.tensor(ids), True)
+    return torch.zeros(len(world.WORLD_NAMES), dtype=torch.bool).index_fill_(0, torch.tensor(ids), True)

@@ -6,8 +6,7 @@ Everything follows from ``(seed, split, index)``, so there is nothing to downloa
 An object's name is a colour, a texture and a shape, ``"red striped disc"``. The 16 names are a Latin square over the
 field GF(4): every colour, texture and shape occurs in four of them, and two names share one cue at most, so no single
 cue names an object. Four names (one per colour, texture and shape) are held out: they are in no training picture and
-in no caption, and form the open-vocabulary label space ``shapes_open``. Their single words do occur, in other names
-and in captions that name one cue of a thing.
+in no caption, and form the open-vocabulary label space ``shapes_open``.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ NAMES = tuple(f"{COLOURS[c]} {TEXTURES[t]} {SHAPES[s]}" for c, t, s in CUES)
 HELD_OUT = tuple(i for i, (c, t, _) in enumerate(CUES) if c == _TIMES_OMEGA[t])
 SEEN = tuple(i for i in range(16) if i not in HELD_OUT)
 WORLD_NAMES = NAMES + GROUNDS  # world id = position here; 0..15 objects, 16..19 grounds
-STATEMENTS = WORLD_NAMES + COLOURS + TEXTURES + SHAPES  # what a caption can say: a name, or a single cue
 
 Floats = NDArray[np.float32]
 
@@ -49,13 +47,6 @@ class Scene:
         counts = np.bincount(self.world_ids.ravel(), minlength=len(WORLD_NAMES))
         order = np.argsort(-counts, kind="stable")
         return tuple(int(i) for i in order if counts[i] >= share * self.world_ids.size)
-
-
-def cue_statements(world_id: int) -> tuple[int, ...]:
-    """Positions in ``STATEMENTS`` of an object's colour, texture and shape; none for a ground."""
-    if world_id >= len(NAMES):
-        return ()
-    return tuple(len(WORLD_NAMES) + 4 * kind + cue for kind, cue in enumerate(CUES[world_id]))
 
 
 def random_source(seed: int, split: str, index: int) -> np.random.Generator:

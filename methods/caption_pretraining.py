@@ -3,7 +3,7 @@
 Two phases, because twenty minutes on two cores are not 400 million pictures:
 
 1. Tagging, to teach the trunk to see: a linear head on the patch tokens, pooled by log-sum-exp, says which of the
-   captions' statements are true. The head is thrown away; words and patches are never aligned.
+   captions' words are visible. The head is thrown away; words and patches are never aligned.
 2. InfoNCE between the class token and the caption, as CLIP (ICML 2021). A caption that is also true of another picture
    of the batch is left out of that picture's negatives.
 
@@ -33,7 +33,7 @@ class CaptionPretraining(TrainingFree):
         weight_decay: of AdamW, on matrices only.
         warmup_steps: steps of linear warm-up.
         tagging_steps: length of phase 1.
-        tags: number of statements that a caption can make.
+        tags: number of things that a caption can name.
         rule: attention rule of the evaluation.
         clip: open_clip model or config file, trained from random weights.
         protocol: evaluation preset.
@@ -49,7 +49,7 @@ class CaptionPretraining(TrainingFree):
         weight_decay: float = 0.05,
         warmup_steps: int = 100,
         tagging_steps: int = 1500,
-        tags: int = 32,
+        tags: int = 20,
         rule: str = "clip",
         clip: str = "tiny_clip",
         protocol: str = "shapes",

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import cli
-import zerolabel_lightning
+import zerolabel_compare
 from evaluation import compare as compare_module
 from evaluation.cells import Cell
 from evaluation.plan import read_plan
@@ -173,4 +173,23 @@ def test_mistakes_in_the_plan(change: dict, message: str, tmp_path: Path, capsys
 
 def test_a_config_and_its_folder_must_exist() -> None:
     with pytest.raises(UserError, match="does not exist"):
-        read_plan(Path("absent.yaml"), zerolabel_lightning._parse_plan)
+        read_plan(Path("absent.yaml"), zerolabel_compare.parse_plan)
+
+
+def test_a_checkpoint_is_scored_with_its_own_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a checkpoint of another model is refused by name."""
+    probe = ["--config", "configs/oracle/linear_probe.yaml", "--data.train_pictures=16", "--data.train_batch_size=8"]
+    small = ["--data.num_workers=0", "--trainer.max_steps=2", "--trainer.enable_progress_bar=false"]
+    saved = ["--trainer.enable_checkpointing=true", f"--trainer.default_root_dir={tmp_path / 'runs'}"]
+    assert cli.main(["fit", *probe, *small, *saved]) == 0
+    checkpoint = str(next(tmp_path.rglob("*.ckpt")))
+    entry = {"name": "probe", "config": "configs/oracle/linear_probe.yaml", "checkpoint": checkpoint}
+    out = run(tmp_path, PLAN | {"methods": [entry]})
+    (row,) = csv.DictReader((out / "results.csv").open())
+    untrained = run(tmp_path, PLAN | {"methods": [{**entry, "checkpoint": None}]}, "untrained")
+    (other,) = csv.DictReader((untrained / "results.csv").open())
+    assert row["weights"] != other["weights"]
+    wrong = PLAN | {"methods": [{**entry, "config": "configs/training_free/sclip.yaml"}]}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(wrong))
+    assert cli.main(["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "wrong")]) == 2
+    assert f"checkpoint '{checkpoint}' is of another model" in capsys.readouterr().err

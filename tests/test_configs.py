@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import zerolabel_compare
 import zerolabel_lightning
 from evaluation.plan import read_plan
 from tests.conftest import ROOT
@@ -30,8 +31,8 @@ def test_it_can_be_instantiated(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [c for c in CONFIGS if c.parts[1] == "compare"], ids=str)
 def test_comparisons_are_whole(path: Path) -> None:
-    plan = read_plan(ROOT / path, zerolabel_lightning._parse_plan)
-    builder = zerolabel_lightning.CommandLineBuilder()
+    plan = read_plan(ROOT / path, zerolabel_compare.parse_plan)
+    builder = zerolabel_compare.CommandLineBuilder()
     assert all(builder.data(entry).vocabulary.num_classes for entry in plan.benchmarks)
     assert all((ROOT / method.config).is_file() for method in plan.methods)
     names = {benchmark.name for benchmark in plan.benchmarks}

@@ -51,21 +51,17 @@ def test_held_out_names_are_in_no_training_picture_and_no_caption() -> None:
 
 
 def test_captions_say_what_is_visible() -> None:
-    data = Shapes(train_pictures=300, num_workers=0).train_dataloader().dataset
-    said = torch.zeros(32)
-    for index in range(300):
+    data = Shapes(train_pictures=200, num_workers=0).train_dataloader().dataset
+    shorter = 0
+    for index in range(200):
         item = data[index]
         scene, _ = data._scene(index)
         shares = np.bincount(scene.world_ids.ravel(), minlength=20) / scene.world_ids.size
-        assert item["visible"][:20].tolist() == (shares >= 0.03).tolist()
-        cues = {cue for i in np.flatnonzero(shares[:16] >= 0.03) for cue in world.cue_statements(int(i))}
-        assert set(item["visible"][20:].nonzero().flatten().tolist()) == {cue - 20 for cue in cues}
+        assert item["visible"].tolist() == (shares >= 0.03).tolist()
         assert not (item["said"] & ~item["visible"]).any()
-        assert all(world.STATEMENTS[i] in item["caption"] for i in item["said"].nonzero().flatten())
-        said += item["said"]
-    assert (said[list(world.SEEN)] > 0).all()
-    assert (said[20:] > 0).all()  # every single cue is told somewhere, those of the held-out names too
-    assert said.sum() < 1000  # most captions are short
+        assert [world.WORLD_NAMES[i] in item["caption"] for i in range(20)] == item["said"].tolist()
+        shorter += int(item["said"].sum() < item["visible"].sum())
+    assert shorter > 60
 
 
 def test_pictures_hold_several_objects_and_grounds() -> None:
