@@ -104,6 +104,9 @@ def run(arguments: list[str]) -> int:
         options = expand_predict_options(options)
     with tempfile.TemporaryDirectory() as folder:
         cli = build([subcommand, *checkpoint_defaults(options, Path(folder)), *options], run=True)
+    if subcommand == "predict" and cli.model.hparams.get("pretrained") == "embedded":
+        print("note: the embedded model has only seen coloured shapes; on photographs its labels are wrong. For real pictures")
+        print("      add --config configs/backbones/clip_vit_b16.yaml, or another --model.clip and --model.pretrained.")
     return 2 if cli.predictions is not None and cli.predictions.failed else 0
 
 

@@ -180,11 +180,12 @@ def test_an_unreadable_picture_is_named_and_the_others_are_done(tmp_path: Path, 
     assert len(list((tmp_path / "out" / "labels").rglob("*.png"))) == 3
 
 
-def test_a_single_picture(tmp_path: Path) -> None:
+def test_a_single_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_pictures(tmp_path / "in")
     options = ["--images", str(tmp_path / "in" / "a.png"), "--classes", "cat; dog", "--output", str(tmp_path / "out")]
     assert cli.main(["predict", *SCLIP, *options]) == 0
     assert (tmp_path / "out" / "labels" / "a.png.png").is_file()
+    assert "on photographs its labels are wrong" in capsys.readouterr().out
 
 
 def test_a_mask_of_another_size_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
