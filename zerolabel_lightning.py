@@ -22,8 +22,10 @@ import torchvision_compat  # noqa: F401  (must come before lightning)
 import torch
 import yaml
 from jsonargparse import ArgumentError
+from lightning import LightningModule
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import datamodules
 import methods
@@ -84,6 +86,11 @@ class ZeroLabelCLI(LightningCLI):
                 "init_args": {"save_dir": str(root), "name": "", "version": folder},
             }
 
+    def after_instantiate_classes(self) -> None:
+        """``fit`` needs a method that learns."""
+        if self.subcommand == "fit" and type(self.model).training_step is LightningModule.training_step:
+            raise UserError(f"{type(self.model).__name__} needs no training; use test, predict or compare.")
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Adds what writes the results; it is no option of the user's."""
         self.predictions: SavePredictions | None = None
@@ -101,7 +108,7 @@ def run(arguments: list[str]) -> int:
     if subcommand == "predict":
         if {"-h", "--help"} & set(options):
             print(PREDICT_HELP)
-        options = expand_predict_options(options)
+        options = [*expand_predict_options(options), "--return_predictions=false"]  # they are on disk
     with tempfile.TemporaryDirectory() as folder:
         cli = build([subcommand, *checkpoint_defaults(options, Path(folder)), *options], run=True)
     if subcommand == "predict" and cli.model.hparams.get("pretrained") == "embedded":
@@ -126,6 +133,8 @@ def plain_errors() -> Iterator[None]:
         if cause is None and not isinstance(error, ArgumentError):
             raise
         raise cause or UserError(explain(str(error))) from error
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())[:500]) from error
     except RuntimeError as error:
         if "loading state_dict" in str(error):
             raise UserError(f"the checkpoint is of another model: {' '.join(str(error).split())[:300]}") from error

@@ -63,6 +63,8 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", *SCLIP, "--images", "/nowhere", "--classes", "cat", "--output", "out"], "'/nowhere' does not exist"),
         (["predict", *SCLIP, "--images", "tests", "--classes", "cat", "--output", "out"], "no pictures found in 'tests'"),
         (["predict", *SCLIP, "--images"], "--images needs a value"),
+        (["fit", *SCLIP], "TrainingFree needs no training; use test, predict or compare"),
+        (["test", *SCLIP, "--trainer.precision=16-true", "--trainer.plugins=null", "--trainer.devices=0"], "devices"),
         (["compare", "--config", "absent.yaml"], "'absent.yaml' does not exist"),
     ],
 )
