@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import os
 import pkgutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,18 @@ def cache_folder(*parts: str) -> Path:
     """``$ZEROLABEL_CACHE`` (default ``~/.cache/zerolabel``) and ``parts``; not created."""
     root = os.environ.get("ZEROLABEL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "zerolabel"
     return Path(root).expanduser().joinpath(*parts)
+
+
+def state_hash(state: Mapping[str, Any]) -> str:
+    """12 hex digits over names, types, shapes and values of a model's weights."""
+    import torch  # here, so that help and mistakes answer without it
+
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def subclasses_in(package: str, path: Iterable[str], base: str) -> dict[str, Any]:

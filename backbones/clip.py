@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from backbones.attention import Heads, Rule, rule_named
-from zerolabel_common import UserError, atomic_path, cache_folder, known
+from zerolabel_common import UserError, atomic_path, cache_folder, known, state_hash
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 EMBEDDED = "embedded"
@@ -83,15 +83,22 @@ class CLIP(nn.Module):
         dense = patches.transpose(1, 2).unflatten(2, grid)
         if not pooled:
             return None, dense
-        embedding, _ = self.visual._pool(x)
-        return F.normalize(embedding @ self.visual.proj, dim=-1), dense
+        return self.pool(x), dense
 
     def embed_image(self, images: Tensor) -> Tensor:
         """Image embeddings (B, C), unit-norm, of images (B, 3, H, W) in [0, 1]."""
-        x, _ = self.embed_patches(images, "bicubic")
+        return self.pool(self.encode(images, "bicubic")[0])
+
+    def encode(self, images: Tensor, position_resize: str) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens after the unchanged transformer, (B, 1 + n, D), and the grid."""
+        x, grid = self.embed_patches(images, position_resize)
         for block in self.blocks:
             x = block(x)
-        return F.normalize(self.visual._pool(x)[0] @ self.visual.proj, dim=-1)
+        return x, grid
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Image embeddings (B, C), unit-norm, of the transformer's tokens (B, 1 + n, D)."""
+        return F.normalize((self.visual._pool(x)[0] @ self.visual.proj).float(), dim=-1)
 
     def embed_patches(self, images: Tensor, position_resize: str) -> tuple[Tensor, tuple[int, int]]:
         """What the first block sees, (B, 1 + n, D), and the grid; a side that is no multiple of the patch is resized up."""
@@ -181,16 +188,6 @@ def resize_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, in
         mode = "bilinear" if how == "bilinear" else "bicubic"
         resized = F.interpolate(image_1Dhw, grid, mode=mode, align_corners=False, antialias=how == "antialias")
     return torch.cat([table[:1], resized[0].flatten(1).T])
-
-
-def state_hash(state: dict[str, Tensor]) -> str:
-    """12 hex digits over names, types and values of weights."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].detach().cpu().contiguous()
-        digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.view(torch.uint8).numpy().tobytes() if value.ndim else repr(value.item()).encode())
-    return digest.hexdigest()[:12]
 
 
 def _resolve(model: str, pretrained: str | None, revision: str | None) -> tuple[str, str | None]:

@@ -26,7 +26,7 @@ from evaluation.cells import ROOT, Cell, environment
 from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry
 from evaluation.report import write_label_maps, write_report
 from evaluation.tables import write_tables
-from zerolabel_common import atomic_path, writable_folder
+from zerolabel_common import atomic_path, state_hash, writable_folder
 
 PACKAGES = ("methods", "datamodules", "backbones", "evaluation")
 
@@ -92,7 +92,7 @@ def _cells(plan: Comparison, output: Path, builder: Builder) -> Iterator[tuple[C
             model, fit_data, trainer = builder.method(method, seed)
             fit_key = _digest([asdict(method), config, seed, _code_hash()])
             fit_seconds = _train(model, fit_data, trainer, output / "fits" / f"{fit_key}.ckpt") if method.fit else None
-            weights = _weights_hash({k: v for k, v in model.state_dict().items() if not k.startswith("metric")})
+            weights = state_hash({k: v for k, v in model.state_dict().items() if not k.startswith("metric")})
             for benchmark in plan.benchmarks_of(method):
                 model.protocol_name = benchmark.protocol
                 identity = [asdict(method), config, asdict(benchmark), seed, weights, _code_hash()]
@@ -161,10 +161,3 @@ def _code_hash() -> str:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _weights_hash(state: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key, value in sorted(state.items()):
-        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]

@@ -64,16 +64,14 @@ class CaptionPretraining(TrainingFree):
         self.tag_head = nn.Linear(self.backbone.visual.transformer.width, tags)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        x, _ = self.backbone.embed_patches(batch["image"], self.protocol.position_resize)
-        for block in self.backbone.blocks:
-            x = block(x)
+        x, _ = self.backbone.encode(batch["image"], self.protocol.position_resize)
         if self.global_step < self.tagging_steps:
             logits_BnW = self.tag_head(self.backbone.visual.ln_post(x)[:, 1:]).float()
             pooled_BW = torch.logsumexp(logits_BnW, 1) - math.log(logits_BnW.shape[1])
             loss = F.binary_cross_entropy_with_logits(pooled_BW, batch["visible"].float())
             self.log("train/tagging", loss)
             return loss
-        pictures = F.normalize((self.backbone.visual._pool(x)[0] @ self.backbone.visual.proj).float(), dim=-1)
+        pictures = self.backbone.pool(x)
         tokens = self.backbone.tokenizer(batch["caption"]).to(self.device)
         text = F.normalize(self.backbone.clip.encode_text(tokens).float(), dim=-1)
         true = caption_is_true(batch["said"], batch["visible"])

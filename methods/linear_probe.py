@@ -65,10 +65,8 @@ class LinearProbe(Segmenter):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            x, (rows, columns) = self.backbone.embed_patches(images, self.protocol.position_resize)
-            for block in self.backbone.blocks:
-                x = block(x)
-            features = self.backbone.visual.ln_post(x)[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
+            x, grid = self.backbone.encode(images, self.protocol.position_resize)
+            features = self.backbone.visual.ln_post(x)[:, 1:].transpose(1, 2).unflatten(2, grid)
         logits: Tensor = self.head(features)
         return logits
 

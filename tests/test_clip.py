@@ -6,9 +6,9 @@ from safetensors.torch import load_file, save_file
 
 from backbones import CLIP
 from backbones.attention import RULES
-from backbones.clip import resize_positions, state_hash
+from backbones.clip import resize_positions
 from methods.training_free import feature_surgery
-from zerolabel_common import UserError
+from zerolabel_common import UserError, state_hash
 
 TEMPLATES = ["a photo of a {}.", "{}"]
 
