@@ -95,9 +95,8 @@ class Vocabulary:
         """
         if text.strip().endswith(".txt"):
             text = _read_class_file(Path(text.strip()))
-        classes = [[word.strip() for word in line.split(",")] for line in text.replace("\n", ";").strip("; ").split(";")]
-        if not text.strip("; \n"):
-            classes = []
+        lines = text.replace("\n", ";").strip("; ")
+        classes = [[word.strip() for word in line.split(",")] for line in lines.split(";")] if lines else []
         for words in classes:
             if not all(words):
                 raise UserError(f"an empty class or synonym in '{text.strip()}'. Separate classes by ';', synonyms by ','.")
