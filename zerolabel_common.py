@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import inspect
 import os
 import pkgutil
 import tempfile
@@ -95,7 +96,7 @@ def state_hash(state: Mapping[str, Any]) -> str:
 
 
 def subclasses_in(package: str, path: Iterable[str], base: str) -> dict[str, Any]:
-    """Imports every module of a package and finds the public classes it defines that descend from ``base``.
+    """Imports every module of a package and finds the public concrete classes it defines that descend from ``base``.
 
     This is why a new method or benchmark is one file: no list needs to know it.
     """
@@ -105,6 +106,6 @@ def subclasses_in(package: str, path: Iterable[str], base: str) -> dict[str, Any
         for name, value in vars(module).items():
             if isinstance(value, type) and value.__module__ == module.__name__ and not name.startswith("_"):
                 ancestors = {ancestor.__name__ for ancestor in value.__mro__[1:]}
-                if base in ancestors:
+                if base in ancestors and not inspect.isabstract(value):
                     found[name] = value
     return found

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import lightning
 import torch
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.sampling import EachOnceSampler
 from datamodules.vocabulary import Vocabulary
 from zerolabel_common import known
 
 
 class Item(TypedDict, total=False):
-    """One picture: ``image`` (3, H, W) float32 RGB in [0, 1]; ``mask`` (H, W) uint8 train ids, benchmarks only."""
+    """One picture: ``image`` (3, H, W) uint8 RGB; ``mask`` (H, W) uint8 train ids, benchmarks only."""
 
     image: Tensor
     mask: Tensor
@@ -25,7 +25,10 @@ class Item(TypedDict, total=False):
 
 
 class Batch(TypedDict, total=False):
-    """Items as lists, so that pictures of any sizes share a batch without padding."""
+    """Items as lists, so that pictures of any sizes share a batch without padding.
+
+    ``image`` is uint8 as it leaves the workers and float32 in [0, 1] as it reaches a method.
+    """
 
     image: list[Tensor]
     mask: list[Tensor]
@@ -73,21 +76,32 @@ class DataModule(lightning.LightningDataModule):
         """The labelled pictures of ``"val"`` or ``"test"``, in a fixed order."""
         raise NotImplementedError(f"{type(self).__name__} has no benchmark pictures; it is for training or prediction.")
 
-    def val_dataloader(self) -> DataLoader[Item]:
+    def val_dataloader(self) -> Any:
         return self.loader(self.benchmark("val"))
 
-    def test_dataloader(self) -> DataLoader[Item]:
+    def test_dataloader(self) -> Any:
         return self.loader(self.benchmark("test"))
 
     def loader(self, dataset: Dataset[Item]) -> DataLoader[Item]:
-        """In order and, on several processes, each picture exactly once."""
+        """In order and, on several processes, each picture counted exactly once."""
         if self.limit:
             dataset = torch.utils.data.Subset(dataset, range(min(self.limit, len(dataset))))  # type: ignore[arg-type]
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=UnrepeatedDistributedSampler(dataset, shuffle=False) if distributed else None,
+            sampler=EachOnceSampler(dataset),
             num_workers=self.num_workers,
             collate_fn=collate,
         )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Pictures leave the workers, and reach the device, as bytes: a quarter of what floats would move."""
+        if isinstance(batch, dict) and "image" in batch:
+            images = batch["image"]
+            return batch | {"image": to_unit(images) if isinstance(images, Tensor) else [to_unit(image) for image in images]}
+        return batch
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """uint8 -> float32 in [0, 1]; floats, and None for a picture that could not be read, stay."""
+    return image.float().div_(255) if image is not None and image.dtype == torch.uint8 else image

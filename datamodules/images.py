@@ -1,7 +1,10 @@
-"""Reading pictures and masks from files, with errors that name the file."""
+"""Decoding pictures and masks, with errors that name the file."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,47 +13,69 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from datamodules.files import read_bytes
 from zerolabel_common import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
-def read_picture(path: Path, upright: bool = True) -> Tensor:
-    """A picture as (3, H, W) float32 RGB in [0, 1].
+def decode_picture(data: bytes, name: str, upright: bool = True) -> Tensor:
+    """A picture as (3, H, W) uint8 RGB.
 
     Args:
-        path: any format Pillow reads; grey, palette, CMYK and 16-bit pictures are brought to 8-bit RGB.
+        data: any format Pillow reads; grey, palette, CMYK and 16-bit pictures are brought to 8-bit RGB.
+        name: the file, for messages.
         upright: turn it as its EXIF orientation says; off for benchmarks, whose masks follow the stored pixels.
 
     Raises:
-        UserError: missing, truncated or no picture.
+        UserError: truncated or no picture.
     """
-    try:
-        with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image) if upright else image
-            pixels = np.asarray(_to_8_bit(turned).convert("RGB"))
-    except FileNotFoundError as error:
-        raise UserError(f"picture '{path}' does not exist.") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"picture '{path}' cannot be read: {str(error).splitlines()[0]}") from error
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
+    with _opened(data, f"picture '{name}'") as image:
+        turned = ImageOps.exif_transpose(image) if upright else image
+        pixels = np.array(_to_8_bit(turned).convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
+def read_picture(path: Path | str, upright: bool = True) -> Tensor:
+    """:func:`decode_picture` of a file."""
+    return decode_picture(read_bytes(path), str(path), upright)
+
+
+def decode_mask(data: bytes, name: str) -> NDArray[np.uint8]:
     """The stored values (H, W) of a palette or greyscale PNG: indices, never colours.
 
     Raises:
-        UserError: missing, broken, or a picture of colours.
+        UserError: broken, or a picture of colours.
     """
+    with _opened(data, f"mask '{name}'") as image:
+        if image.mode not in ("P", "L"):
+            raise UserError(f"mask '{name}' is a {image.mode} picture; it must hold class indices (mode P or L).")
+        return np.array(image)
+
+
+def decode_ids(data: bytes, name: str) -> NDArray[np.uint32]:
+    """The ids (H, W) of a panoptic PNG, R + 256 G + 65536 B.
+
+    Raises:
+        UserError: broken, or not RGB.
+    """
+    with _opened(data, f"panoptic map '{name}'") as image:
+        if image.mode != "RGB":
+            raise UserError(f"panoptic map '{name}' is a {image.mode} picture; ids are stored as RGB.")
+        return np.array(image).astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
+
+
+@contextmanager
+def _opened(data: bytes, what: str) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise UserError(f"mask '{path}' is a {image.mode} picture; it must hold class indices (mode P or L).")
-            return np.asarray(image).copy()
-    except FileNotFoundError as error:
-        raise UserError(f"mask '{path}' does not exist.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"mask '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+    except UnidentifiedImageError as error:
+        raise UserError(f"{what} cannot be read: it is no picture ({len(data)} bytes).") from error
+    except UserError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{what} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

@@ -145,8 +145,8 @@ def caption(rng: np.random.Generator, said: list[int]) -> str:
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(image).permute(2, 0, 1).float().div_(255)
+    """(H, W, 3) -> (3, H, W), uint8."""
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
 
 def _listed(ids: list[int]) -> torch.Tensor:

@@ -1,74 +1,55 @@
-"""PASCAL VOC 2012 segmentation, read from the original VOCdevkit."""
+"""PASCAL VOC 2012 segmentation, from the original VOCdevkit or its tar."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-import torch
-from torch.utils.data import Dataset
-
-from datamodules.base import DataModule, Item
-from datamodules.images import read_mask, read_picture
-from datamodules.vocabulary import Vocabulary
+from datamodules.files import Files, find_files
+from datamodules.labelled import FilePattern, LabelledPictures, MaskFiles, OriginalFiles, Published
 from zerolabel_common import UserError
 
 
-class VOC(DataModule):
+class VOC(OriginalFiles):
     """VOC21 (with background) or VOC20, on the official val list.
 
     Args:
-        root: folder that holds ``VOCdevkit/VOC2012`` (or is ``VOC2012`` itself).
+        root: folder that holds ``VOCdevkit/VOC2012``, or ``VOCtrainval_11-May-2012.tar``, or is one of them.
         vocabulary: ``voc21`` or ``voc20``.
         split: list in ``ImageSets/Segmentation``.
-        batch_size: pictures per step.
-        num_workers: loader processes.
-        limit: use only the first pictures; 0 for all.
+        options: as of :class:`DataModule`.
     """
 
     label_spaces = ("voc21", "voc20")
+    published = Published(
+        {"val": 1449, "train": 1464},
+        {
+            "VOCtrainval_11-May-2012.tar": (
+                "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+                "6cd6e144f989b92b3379bac3b3de84fd",
+            )
+        },
+    )
 
-    def __init__(
-        self,
-        root: str,
-        vocabulary: str = "voc21",
-        split: str = "val",
-        batch_size: int = 4,
-        num_workers: int = 1,
-        limit: int = 0,
-    ) -> None:
-        super().__init__(self.label_space(vocabulary), batch_size, num_workers, limit)
-        self.root, self.split = Path(root), split
+    def __init__(self, root: str, vocabulary: str = "voc21", split: str = "val", **options: Any) -> None:
+        super().__init__(root, vocabulary, split, **options)
 
-    def benchmark(self, split: str) -> Dataset[Item]:
-        return _VOC(self.root, self.split, self.vocabulary)
+    def pictures(self) -> LabelledPictures:
+        places = ["VOCdevkit/VOC2012", "VOC2012", ".", "VOCtrainval_11-May-2012.tar:VOCdevkit/VOC2012"]
+        files = find_files(self.root, places, "ImageSets/Segmentation", self.published.addresses)
+        names, source = read_list(files, "ImageSets/Segmentation", self.split)
+        pictures, masks = FilePattern(files, "JPEGImages/{}.jpg"), MaskFiles(files, "SegmentationClass/{}.png")
+        return LabelledPictures(names, pictures, masks, self.vocabulary, source)
 
 
-class _VOC(Dataset[Item]):
-    def __init__(self, root: Path, split: str, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        folders = [root / "VOCdevkit" / "VOC2012", root / "VOC2012", root]
-        self.folder = next((f for f in folders if (f / "ImageSets" / "Segmentation").is_dir()), None)
-        if self.folder is None:
-            raise UserError(f"no VOCdevkit/VOC2012 in '{root}'. Set --data.root to where VOCtrainval_11-May-2012 lies.")
-        listing = self.folder / "ImageSets" / "Segmentation" / f"{split}.txt"
-        if not listing.is_file():
-            known = ", ".join(sorted(p.stem for p in listing.parent.glob("*.txt")))
-            raise UserError(f"no split '{split}' in '{listing.parent}'. There: {known}.")
-        self.ids = listing.read_text().split()
+def read_list(files: Files, folder: str, split: str) -> tuple[list[str], str]:
+    """The names in ``folder/split.txt`` (Main lists have a second column, which is dropped) and the list's path.
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Item:
-        assert self.folder is not None
-        name = self.ids[index]
-        image = read_picture(self.folder / "JPEGImages" / f"{name}.jpg", upright=False)
-        path = self.folder / "SegmentationClass" / f"{name}.png"
-        mask = read_mask(path)
-        if mask.shape != tuple(image.shape[1:]):
-            raise UserError(f"mask '{path}' is {mask.shape} but its picture is {tuple(image.shape[1:])}.")
-        try:
-            labels = torch.from_numpy(self.vocabulary.to_train_ids(mask))
-        except UserError as error:
-            raise UserError(f"mask '{path}': {error}") from error
-        return {"image": image, "mask": labels, "name": name, "index": index}
+    Raises:
+        UserError: no such list.
+    """
+    lists = [name.removesuffix(".txt") for name in files.names(folder) if name.endswith(".txt")]
+    if split not in lists:
+        there = f" There: {', '.join(sorted(lists))}." if lists else ""
+        raise UserError(f"no split '{split}' in '{files.path(folder)}'.{there}")
+    lines = files.read(f"{folder}/{split}.txt").decode().splitlines()
+    return [line.split()[0] for line in lines if line.strip()], files.path(f"{folder}/{split}.txt")

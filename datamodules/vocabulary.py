@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -126,7 +127,7 @@ class Vocabulary:
         pairs = [(word, k) for k, words in enumerate(self.queries) if with_background or k != self.background for word in words]
         return [word for word, _ in pairs], [k for _, k in pairs]
 
-    def to_train_ids(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def to_train_ids(self, labels: NDArray[Any]) -> NDArray[np.uint8]:
         """Maps the values of a label file to train ids.
 
         Raises:
@@ -134,11 +135,11 @@ class Vocabulary:
         """
         if self.label_ids is None:
             return labels
-        table = np.full(max(256, max(self.label_ids) + 1), -1, np.int64)
+        table = np.full(max(256, max(self.label_ids) + 2), -1, np.int64)  # the last entry is for all that is larger
         if self.other_labels is not None:
             table[:] = self.other_labels
         table[list(self.label_ids)] = list(self.label_ids.values())
-        mapped = table[np.minimum(labels, len(table) - 1)]
+        mapped = table[labels if labels.dtype == np.uint8 else np.minimum(labels, len(table) - 1)]
         if (mapped < 0).any():
             raise UserError(f"mask value {labels[mapped < 0].flat[0]} is not in the label space '{self.name}'.")
         return mapped.astype(np.uint8)

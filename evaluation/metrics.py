@@ -13,6 +13,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from zerolabel_common import UserError
 
+NO_PICTURE = -1
+
 
 class ConfusionMatrix(Metric):
     """Counts pixels by (target, prediction), exactly, on any number of processes.
@@ -45,7 +47,9 @@ class ConfusionMatrix(Metric):
         Args:
             prediction: train ids 0..K-1.
             target: train ids 0..K-1, or ``ignore_index``.
-            picture: the picture's position in the dataset, so that two methods can be paired; counted on if None.
+            picture: the picture's position in the dataset, so that two methods can be paired; counted on if None. With
+                ``NO_PICTURE`` it is left out of the per-picture results, so that a process without pictures of its own
+                still has something to gather.
 
         Raises:
             UserError: shapes differ, or a value is outside the label space.
@@ -67,8 +71,10 @@ class ConfusionMatrix(Metric):
         areas = torch.zeros(0, 3, self.num_classes, dtype=torch.int64)
         pictures = torch.zeros(0, dtype=torch.int64)
         if len(self.areas):
-            order = torch.argsort(dim_zero_cat(self.pictures), stable=True)
-            areas, pictures = dim_zero_cat(self.areas)[order], dim_zero_cat(self.pictures)[order]
+            areas, pictures = dim_zero_cat(self.areas), dim_zero_cat(self.pictures)
+            order = torch.argsort(pictures, stable=True)
+            order = order[pictures[order] != NO_PICTURE]
+            areas, pictures = areas[order], pictures[order]
         totals = torch.stack([self.matrix.diagonal(), self.matrix.sum(0), self.matrix.sum(1)])
         iou = iou_of(totals)
         share = totals[2].double() / totals[2].sum()

@@ -14,10 +14,11 @@ import lightning
 import torch
 from torch import Tensor
 
-from datamodules.base import Batch
+from datamodules.base import Batch, to_unit
+from datamodules.sampling import is_repeat, rank_and_world
 from datamodules.vocabulary import Vocabulary
 from evaluation.label_map import LabelMap, label_map
-from evaluation.metrics import ConfusionMatrix
+from evaluation.metrics import NO_PICTURE, ConfusionMatrix
 from evaluation.protocol import Protocol
 from evaluation.windows import resize_picture, score_windows
 from zerolabel_common import UserError
@@ -93,9 +94,9 @@ class Segmenter(lightning.LightningModule):
 
     @torch.inference_mode()
     def segment(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
-        """Label maps, each at its picture's size, of pictures (3, H, W) in [0, 1] of any sizes."""
+        """Label maps, each at its picture's size, of pictures (3, H, W), uint8 or in [0, 1], of any sizes."""
         background = self.vocabulary.background
-        resized = [resize_picture(image, self.protocol) for image in images]
+        resized = [resize_picture(to_unit(image), self.protocol) for image in images]
         windows = score_windows(self, resized, self.protocol, self.window_batch)
         return [
             label_map(
@@ -157,6 +158,8 @@ class Segmenter(lightning.LightningModule):
     def _score(self, batch: Batch) -> list[LabelMap]:
         predicted = self.segment(batch["image"])
         for map_, mask, name, index in zip(predicted, batch["mask"], batch["name"], batch["index"], strict=True):
+            if is_repeat(index, *rank_and_world()):
+                mask, index = torch.full_like(mask, self.vocabulary.ignore_index), NO_PICTURE  # noqa: PLW2901
             try:
                 self._metric.update(map_.labels, mask, index)
             except UserError as error:
@@ -165,5 +168,18 @@ class Segmenter(lightning.LightningModule):
 
     def _log_metric(self, stage: str) -> None:
         result = self._metric.result()
+        self._assert_each_once(result["pictures"], stage)
         for name in ("miou", "pixel_accuracy", "frequency_weighted_iou"):
             self.log(f"{stage}/{name}", result[name].float(), rank_zero_only=True)
+
+    def _assert_each_once(self, pictures: Tensor, stage: str) -> None:
+        """Every picture of the dataset was counted once; where only some batches were asked for, none twice."""
+        loader = self.trainer.val_dataloaders if stage == "val" else self.trainer.test_dataloaders
+        batches = self.trainer.num_val_batches if stage == "val" else self.trainer.num_test_batches
+        whole = sum(batches) == len(loader) and not self.trainer.sanity_checking
+        expected = len(loader.dataset) if whole else len(pictures.unique())
+        if len(pictures) != expected or len(pictures.unique()) != expected:
+            raise RuntimeError(
+                f"{len(pictures)} pictures were counted, {len(pictures.unique())} different, of {expected}. The loader must "
+                "deal each picture once; use DataModule.loader and leave use_distributed_sampler alone."
+            )

@@ -59,7 +59,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         (["test", *SCLIP, "--data=Shape"], "unknown datamodule 'Shape'. Did you mean 'Shapes'"),
         (["test", *SCLIP, "--model.temprature=3"], "temprature"),
         (["test", *SCLIP, "--ckpt_path", "absent.ckpt"], "'absent.ckpt' does not exist"),
-        (["test", *SCLIP, "--data=VOC", "--data.root=/nowhere"], "no VOCdevkit/VOC2012 in '/nowhere'"),
+        (["test", *SCLIP, "--data=VOC", "--data.root=/nowhere"], "where VOCdevkit/VOC2012 lies"),
         (["predict", *SCLIP, "--images", "/nowhere", "--classes", "cat", "--output", "out"], "'/nowhere' does not exist"),
         (["predict", *SCLIP, "--images", "tests", "--classes", "cat", "--output", "out"], "no pictures found in 'tests'"),
         (["predict", *SCLIP, "--images"], "--images needs a value"),

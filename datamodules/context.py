@@ -1,0 +1,166 @@
+"""PASCAL Context: VOC 2010 pictures with labels in the original JSON, the original .mat files, or converted PNGs.
+
+The three hold the same labels. Values are ids of the 459-class taxonomy, which the vocabularies map; converted PNGs
+(mmsegmentation's ``SegmentationClassContext``) hold ranks 0..59 of the kept ids, and are brought back to them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.convert import convert_all
+from datamodules.files import Files, find_files
+from datamodules.labelled import FilePattern, LabelledPictures, Labels, MaskFiles, OriginalFiles, Published
+from datamodules.voc import read_list
+from datamodules.vocabulary import Vocabulary
+from zerolabel_common import UserError, atomic_path, cache_folder
+
+JSON = "trainval_merged.json"
+
+
+class Context(OriginalFiles):
+    """Context60 (with background) or Context59, on the 5105 validation pictures.
+
+    Args:
+        root: folder that holds ``VOCdevkit/VOC2010`` or ``VOCtrainval_03-May-2010.tar``, and ``trainval_merged.json`` (of
+            the Detail API; converted once into the cache) or the folder ``trainval`` with the .mat files, unless
+            ``VOC2010/SegmentationClassContext`` holds converted PNGs in mmsegmentation's order.
+        vocabulary: ``context60`` or ``context59``; with ``_official`` the same classes in the official list's order.
+        split: ``val`` or ``train``.
+        options: as of :class:`DataModule`.
+    """
+
+    label_spaces = ("context60", "context59", "context60_official", "context59_official")
+    published = Published(
+        {"val": 5105, "train": 4998},
+        {
+            "VOCtrainval_03-May-2010.tar": (
+                "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+                "da459979d0c395079b5c75ee67908abb",
+            ),
+            JSON: ("https://codalabuser.blob.core.windows.net/public/trainval_merged.json", ""),
+            "trainval.tar.gz": ("https://cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz", ""),
+        },
+    )
+
+    def __init__(self, root: str, vocabulary: str = "context60", split: str = "val", **options: Any) -> None:
+        super().__init__(root, vocabulary, split, **options)
+
+    def pictures(self) -> LabelledPictures:
+        places = ["VOCdevkit/VOC2010", "VOC2010", ".", "VOCtrainval_03-May-2010.tar:VOCdevkit/VOC2010"]
+        files = find_files(self.root, places, "JPEGImages", self.published.archives["VOCtrainval_03-May-2010.tar"][0])
+        labels, lists = self._labels(files)
+        names, source = self._names([lists, files])
+        return LabelledPictures(names, FilePattern(files, "JPEGImages/{}.jpg"), labels, self.vocabulary, source)
+
+    def prepare_data(self) -> None:
+        """Converts the JSON on one process, before the others look."""
+        self.pictures()
+
+    def _labels(self, files: Files) -> tuple[Labels, Files]:
+        """The labels, and where their lists of splits lie."""
+        if files.has("SegmentationClassContext"):
+            return RankedMaskFiles(files, "SegmentationClassContext/{}.png"), files
+        root = Path(self.root)
+        for place in (root / JSON, root / "VOCdevkit" / "VOC2010" / JSON, root / "VOC2010" / JSON):
+            if place.is_file():
+                converted = Files(str(convert_json(place)))
+                return RankedMaskFiles(converted, "SegmentationClassContext/{}.png"), converted
+        source = f"{self.published.archives[JSON][0]} (or {self.published.archives['trainval.tar.gz'][0]}, unpacked)"
+        places = ["trainval", "VOCdevkit/VOC2010/trainval", "VOC2010/trainval"]
+        return MatFiles(find_files(root, [JSON, *places], "", source), "{}.mat"), files
+
+    def _names(self, places: list[Files]) -> tuple[list[str], str]:
+        """The split, from its own list or else from VOC 2010's Main list, which holds the same pictures."""
+        for folder in ("ImageSets/SegmentationContext", "ImageSets/Main"):
+            for files in places:
+                if files.has(folder):
+                    return read_list(files, folder, self.split)
+        raise UserError(f"'{self.root}' holds neither ImageSets/SegmentationContext nor ImageSets/Main of VOC 2010.")
+
+
+class RankedMaskFiles(MaskFiles):
+    """PNGs of ranks 0..59 in ascending order of the taxonomy's ids, read as those ids."""
+
+    def read(self, name: str) -> NDArray[Any]:
+        ranks = super().read(name)
+        if ranks.max(initial=0) >= len(kept_ids()):
+            raise UserError(f"mask '{self.path(name)}': value {ranks.max()} is not one of the 60 ranks.")
+        return kept_ids()[ranks]
+
+
+class MatFiles(FilePattern):
+    """The original ``LabelMap`` of 459 classes."""
+
+    def read(self, name: str) -> NDArray[Any]:
+        from scipy.io import loadmat
+
+        try:
+            return np.ascontiguousarray(loadmat(io.BytesIO(self.bytes(name)))["LabelMap"]).astype(np.uint16)
+        except (ValueError, KeyError, OSError, NotImplementedError, TypeError) as error:
+            raise UserError(f"mask '{self.path(name)}' cannot be read: {error}") from error
+
+
+def convert_json(path: Path) -> Path:
+    """Turns the Detail API's JSON into index PNGs and split lists, once, in the cache; returns their folder.
+
+    Every annotation's RLE is drawn in the order of the file, as ``Detail.getMask`` does.
+
+    Raises:
+        UserError: not that JSON, or no room.
+    """
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    folder = cache_folder("context", key)
+    if (folder / "complete").exists():
+        return folder
+    print(f"converting '{path}' into '{folder}', once ...", flush=True)
+    try:
+        content = json.loads(path.read_bytes())
+        images = {image["image_id"]: image for image in content["images"]}
+        annotations: dict[int, list[Any]] = {image_id: [] for image_id in images}
+        for annotation in content["annos_segmentation"]:
+            annotations[annotation["image_id"]].append(annotation)
+        names = {image_id: Path(image["file_name"]).stem for image_id, image in images.items()}
+        splits = {phase: [names[i] for i, image in images.items() if image["phase"] == phase] for phase in ("train", "val")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"'{path}' is not the Detail API's {JSON}: {error!r}. Download it again.") from error
+
+    def draw(image_id: int) -> NDArray[Any]:
+        return draw_annotations(images[image_id], annotations[image_id])
+
+    convert_all({names[i]: i for i in images}, draw, folder / "SegmentationClassContext")
+    for phase, listed in splits.items():
+        with atomic_path(folder / "ImageSets" / "SegmentationContext" / f"{phase}.txt") as file:
+            file.write_text("\n".join(listed) + "\n")
+    with atomic_path(folder / "complete") as file:
+        file.write_text(str(path))
+    return folder
+
+
+def draw_annotations(image: dict[str, Any], annotations: list[dict[str, Any]]) -> NDArray[Any]:
+    """(H, W) uint8 ranks of one picture."""
+    from pycocotools import mask as rle
+
+    rank_of = {kept: rank for rank, kept in enumerate(kept_ids().tolist())}
+    ranks = np.zeros((image["height"], image["width"]), np.uint8)
+    for annotation in annotations:
+        inside = rle.decode(annotation["segmentation"]) > 0
+        ranks[inside] = rank_of.get(annotation["category_id"], 0)
+    return ranks
+
+
+@cache
+def kept_ids() -> NDArray[np.uint16]:
+    """(60,) taxonomy id of each rank."""
+    label_ids = Vocabulary.load("context60").label_ids
+    assert label_ids is not None
+    return np.array(sorted(label_ids), np.uint16)

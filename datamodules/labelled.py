@@ -1,0 +1,167 @@
+"""Labelled pictures in the files of a published data set: what every benchmark's datamodule is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from datamodules.base import DataModule, Item
+from datamodules.files import Files
+from datamodules.images import decode_mask, decode_picture
+from zerolabel_common import UserError
+
+
+class Labels(Protocol):
+    """Where the label values of a picture come from."""
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Label values (H, W), as the vocabulary's ``label_ids`` list them."""
+
+    def path(self, name: str) -> str:
+        """The file, for messages."""
+
+    def known(self) -> set[str]:
+        """Names of the pictures that have labels."""
+
+
+class FilePattern:
+    """One file per picture: ``"JPEGImages/{}.jpg"``."""
+
+    def __init__(self, files: Files, pattern: str) -> None:
+        self.files = files
+        self.folder, _, self.file = pattern.rpartition("/")
+        self.pattern = pattern
+
+    def path(self, name: str) -> str:
+        return self.files.path(self.pattern.format(name))
+
+    def bytes(self, name: str) -> bytes:
+        return self.files.read(self.pattern.format(name))
+
+    def known(self) -> set[str]:
+        start, end = self.file.split("{}")
+        names = self.files.names(self.folder)
+        return {n[len(start) : len(n) - len(end)] for n in names if n.startswith(start) and n.endswith(end)}
+
+
+class MaskFiles(FilePattern):
+    """Labels in index PNGs."""
+
+    def read(self, name: str) -> NDArray[Any]:
+        return decode_mask(self.bytes(name), self.path(name))
+
+
+class LabelledPictures(Dataset[Item]):
+    """The pictures of a split with their masks, in the order of the published list.
+
+    Args:
+        names: pictures of the split.
+        pictures: their files.
+        labels: their labels.
+        vocabulary: the label space that they are mapped to.
+        source: the split's list, for messages.
+    """
+
+    def __init__(self, names: list[str], pictures: FilePattern, labels: Labels, vocabulary: Any, source: str) -> None:
+        self.names, self.pictures, self.labels = names, pictures, labels
+        self.vocabulary, self.source = vocabulary, source
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def missing(self) -> list[str]:
+        """Files that the split names and that are not there."""
+        return [part.path(name) for part in (self.pictures, self.labels) for name in sorted(set(self.names) - part.known())]
+
+    def complete(self) -> LabelledPictures:
+        """Itself.
+
+        Raises:
+            UserError: the split is empty or names an absent file.
+        """
+        if not self.names:
+            raise UserError(f"{self.source} names no picture.")
+        if missing := self.missing():
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise UserError(
+                f"{self.source} names '{missing[0]}'{more}, which is not there. 'zerolabel prepare' lists all faults."
+            )
+        return self
+
+    def image(self, index: int) -> torch.Tensor:
+        """(3, H, W) uint8, as stored: masks know no EXIF orientation."""
+        name = self.names[index]
+        return decode_picture(self.pictures.bytes(name), self.pictures.path(name), upright=False)
+
+    def mask(self, index: int) -> torch.Tensor:
+        """Train ids (H, W) uint8.
+
+        Raises:
+            UserError: broken, or a value outside the label space.
+        """
+        name = self.names[index]
+        values = self.labels.read(name)
+        try:
+            return torch.from_numpy(np.ascontiguousarray(self.vocabulary.to_train_ids(values)))
+        except UserError as error:
+            raise UserError(f"mask '{self.labels.path(name)}': {error}") from error
+
+    def __getitem__(self, index: int) -> Item:
+        image, mask = self.image(index), self.mask(index)
+        if mask.shape != image.shape[1:]:
+            path = self.labels.path(self.names[index])
+            raise UserError(f"mask '{path}' is {tuple(mask.shape)} but its picture is {tuple(image.shape[1:])}.")
+        return {"image": image, "mask": mask, "name": self.names[index], "index": index}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a download holds.
+
+    Attributes:
+        counts: pictures per split.
+        archives: published archive -> (address, MD5 or "").
+    """
+
+    counts: Mapping[str, int]
+    archives: Mapping[str, tuple[str, str]]
+
+    @property
+    def addresses(self) -> str:
+        return ", ".join(address for address, _ in self.archives.values())
+
+
+class OriginalFiles(DataModule, ABC):
+    """A benchmark in its original files: folders as they unpack, or the archives themselves.
+
+    Args:
+        root: where they lie.
+        vocabulary: the label space.
+        split: list of pictures.
+        options: as of :class:`DataModule`.
+    """
+
+    published: ClassVar[Published]
+
+    def __init__(self, root: str, vocabulary: str, split: str, **options: Any) -> None:
+        super().__init__(self.label_space(vocabulary), **options)
+        self.root, self.split = root, split
+
+    @abstractmethod
+    def pictures(self) -> LabelledPictures:
+        """The split, not yet checked for completeness.
+
+        Raises:
+            UserError: no such data or split.
+        """
+
+    def benchmark(self, split: str) -> LabelledPictures:
+        """The pictures of the chosen split, for validation and test alike."""
+        return self.pictures().complete()

@@ -1,0 +1,85 @@
+"""Which process reads which pictures: each once in evaluation, shuffled by (seed, epoch) in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from torch.utils.data import DistributedSampler
+
+
+def rank_and_world() -> tuple[int, int]:
+    """(rank, processes) of the running job; (0, 1) without one."""
+    running = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
+
+
+class EachOnceSampler(DistributedSampler[Any]):
+    """Every picture in order, rank r taking r, r + world, ...; all ranks make the same number of steps.
+
+    Where the pictures do not go round, the last ranks read a picture of rank 0 once more, because processes with
+    different numbers of steps hang in collectives; :func:`is_repeat` tells it, and it is not counted. This also holds for
+    fewer pictures than processes, which Lightning's ``UnrepeatedDistributedSampler`` refuses.
+    """
+
+    def __init__(self, dataset: Any, rank: int | None = None, world: int | None = None) -> None:
+        own_rank, own_world = rank_and_world()
+        world = own_world if world is None else world
+        super().__init__(dataset, num_replicas=world, rank=own_rank if rank is None else rank, shuffle=False)
+        self.count = len(dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        last_row = (len(self) - 1) * self.num_replicas
+        for start in range(0, self.count, self.num_replicas):
+            index = start + self.rank
+            yield index if index < self.count else last_row
+
+    def __len__(self) -> int:
+        return -(-self.count // self.num_replicas)
+
+
+def is_repeat(index: int, rank: int, world: int) -> bool:
+    """Whether a rank read the picture only to keep step with the others."""
+    return index % world != rank
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """A new order every epoch, the same on every machine: a permutation drawn from (seed, epoch) and dealt to the ranks.
+
+    What is left over when dealing is dropped, so that no picture is seen twice in an epoch. ``shards`` keeps reads local:
+    their order is shuffled, and the pictures within each run of ``together`` shards.
+
+    Args:
+        dataset: anything with a length.
+        seed: of the order.
+        shards: sizes of the shards that the pictures lie in; None for single files.
+        together: shards whose pictures are mixed.
+    """
+
+    def __init__(self, dataset: Any, seed: int, shards: np.ndarray | None = None, together: int = 16) -> None:
+        rank, world = rank_and_world()
+        super().__init__(dataset, num_replicas=world, rank=rank, seed=seed, drop_last=True)
+        self.shards, self.together = shards, together
+
+    def __iter__(self) -> Iterator[int]:
+        order = epoch_order(len(self.dataset), self.seed, self.epoch, self.shards, self.together)  # type: ignore[arg-type]
+        for index in order[self.rank : self.num_replicas * len(self) : self.num_replicas]:
+            yield int(index)
+
+    def __len__(self) -> int:
+        return len(self.dataset) // self.num_replicas  # type: ignore[arg-type]
+
+
+def epoch_order(count: int, seed: int, epoch: int, shards: np.ndarray | None = None, together: int = 16) -> np.ndarray:
+    """The order (count,) of one epoch; see :class:`EpochSampler`."""
+    rng = np.random.default_rng([seed, epoch])
+    if shards is None:
+        return rng.permutation(count)
+    ends = np.cumsum(shards)
+    mixed = rng.permutation(len(shards))
+    groups = [mixed[i : i + together] for i in range(0, len(mixed), together)]
+    return np.concatenate(
+        [rng.permutation(np.concatenate([np.arange(ends[s] - shards[s], ends[s]) for s in group])) for group in groups]
+    )
