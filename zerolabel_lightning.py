@@ -204,6 +204,7 @@ def quiet() -> None:
         ".*args parameter is intended to run from within Python.*",  # it is how main() hands them on
         ".*not supported by the model summary.*",
         ".*module\\(s\\) in eval mode.*",  # frozen backbones are
+        ".*across ranks is zero.*",  # fit without a benchmark has nothing to validate
         ".*LeafSpec.*",  # lightning 2.6 on torch 2.13
         ".*deprecated.*jsonargparse.*",
         ".*`isinstance\\(treespec.*",

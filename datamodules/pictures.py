@@ -23,8 +23,7 @@ class Pictures(DataModule):
     """
 
     def __init__(self, images: str, classes: str, batch_size: int = 4, num_workers: int = 0) -> None:
-        shipped = classes in Vocabulary.known_names()
-        super().__init__(Vocabulary.load(classes) if shipped else Vocabulary.parse(classes), batch_size, num_workers)
+        super().__init__(Vocabulary.named(classes), batch_size, num_workers)
         self.images = Path(images)
         self.files = find_pictures(self.images)
 

@@ -49,7 +49,8 @@ class EpochSampler(DistributedSampler[Any]):
     """A new order every epoch, the same on every machine: a permutation drawn from (seed, epoch) and dealt to the ranks.
 
     What is left over when dealing is dropped, so that no picture is seen twice in an epoch. ``shards`` keeps reads local:
-    their order is shuffled, and the pictures within each run of ``together`` shards.
+    their order is shuffled, and the pictures within each run of ``together`` shards. Yields (epoch, index), so that a
+    dataset can draw its crops from both, in any worker.
 
     Args:
         dataset: anything with a length.
@@ -63,10 +64,10 @@ class EpochSampler(DistributedSampler[Any]):
         super().__init__(dataset, num_replicas=world, rank=rank, seed=seed, drop_last=True)
         self.shards, self.together = shards, together
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Any]:
         order = epoch_order(len(self.dataset), self.seed, self.epoch, self.shards, self.together)  # type: ignore[arg-type]
         for index in order[self.rank : self.num_replicas * len(self) : self.num_replicas]:
-            yield int(index)
+            yield self.epoch, int(index)
 
     def __len__(self) -> int:
         return len(self.dataset) // self.num_replicas  # type: ignore[arg-type]

@@ -106,6 +106,11 @@ class Vocabulary:
         asked = {words[0]: tuple(words) for words in classes if len(words) > 1}
         return cls("free text", names, background, wordings={"free text": asked}, wording="free text")
 
+    @classmethod
+    def named(cls, text: str) -> Vocabulary:
+        """A shipped label space by its name, or else free text."""
+        return cls.load(text) if text in cls.known_names() else cls.parse(text)
+
     def worded(self, wording: str) -> Vocabulary:
         """The same classes asked with another list of words; a vocabulary without that list keeps its own words."""
         if wording != "names" and wording not in self.wordings:

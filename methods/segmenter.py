@@ -74,7 +74,7 @@ class Segmenter(lightning.LightningModule):
     @property
     def vocabulary(self) -> Vocabulary:
         if self._vocabulary is None:
-            raise UserError("no vocabulary yet: call use_vocabulary(Vocabulary.load('voc21')) first.")
+            raise UserError("no class names: give --data.classes, or call use_vocabulary(Vocabulary.load('voc21')) first.")
         return self._vocabulary
 
     def use_vocabulary(self, vocabulary: Vocabulary, protocol: Protocol | None = None) -> None:
@@ -115,13 +115,14 @@ class Segmenter(lightning.LightningModule):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         vocabulary = getattr(data, "vocabulary", None)
-        if vocabulary is None:
+        if vocabulary is not None:
+            self.use_vocabulary(vocabulary)
+        elif stage != "fit":
             raise UserError(f"{type(data).__name__} brings no vocabulary; give a benchmark or --classes.")
-        self.use_vocabulary(vocabulary)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """The zero-label firewall."""
-        if self.sees is not Sees.MASKS and "mask" in batch:
+        if self.sees is not Sees.MASKS and holds_mask(batch):
             raise UserError(f"a training batch of {type(self).__name__} holds a mask; no label may reach training.")
 
     def on_validation_epoch_start(self) -> None:
@@ -159,7 +160,7 @@ class Segmenter(lightning.LightningModule):
         predicted = self.segment(batch["image"])
         for map_, mask, name, index in zip(predicted, batch["mask"], batch["name"], batch["index"], strict=True):
             if is_repeat(index, *rank_and_world()):
-                mask, index = torch.full_like(mask, self.vocabulary.ignore_index), NO_PICTURE  # noqa: PLW2901
+                mask, index = torch.full_like(mask, self.vocabulary.ignore_index), NO_PICTURE
             try:
                 self._metric.update(map_.labels, mask, index)
             except UserError as error:
@@ -174,7 +175,7 @@ class Segmenter(lightning.LightningModule):
 
     def _assert_each_once(self, pictures: Tensor, stage: str) -> None:
         """Every picture of the dataset was counted once; where only some batches were asked for, none twice."""
-        loader = self.trainer.val_dataloaders if stage == "val" else self.trainer.test_dataloaders
+        loader: Any = self.trainer.val_dataloaders if stage == "val" else self.trainer.test_dataloaders
         batches = self.trainer.num_val_batches if stage == "val" else self.trainer.num_test_batches
         whole = sum(batches) == len(loader) and not self.trainer.sanity_checking
         expected = len(loader.dataset) if whole else len(pictures.unique())
@@ -183,3 +184,10 @@ class Segmenter(lightning.LightningModule):
                 f"{len(pictures)} pictures were counted, {len(pictures.unique())} different, of {expected}. The loader must "
                 "deal each picture once; use DataModule.loader and leave use_distributed_sampler alone."
             )
+
+
+def holds_mask(batch: Any) -> bool:
+    """Whether a batch, or one of several inside it, has a field of masks."""
+    if isinstance(batch, dict):
+        return "mask" in batch or any(holds_mask(value) for value in batch.values())
+    return isinstance(batch, list | tuple) and any(holds_mask(part) for part in batch)

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
+from datamodules import DATAMODULES
+
 SIZES = [(60, 80), (90, 64), (48, 48)]
 VOC_NAMES = [f"2007_00000{i}" for i in range(3)]
 COCO_NAMES = ["000000000139", "000000000285", "000000000632"]
@@ -129,6 +131,13 @@ def make_pictures(root: Path) -> dict[str, Any]:
     return {"images": str(root), "classes": "cat; dog, puppy; background"}
 
 
+def make_unlabeled(root: Path) -> dict[str, Any]:
+    """A VOC download, to train on and to be scored on."""
+    made = make_voc(root)
+    images = root / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    return {"images": str(images), "size": 32, "train_batch_size": 2, "scored_on": DATAMODULES["VOC"](**made, num_workers=0)}
+
+
 def make_shapes(root: Path) -> dict[str, Any]:
     return {"pictures": 3, "train_pictures": 8, "train_batch_size": 4, "num_workers": 0}
 
@@ -139,6 +148,7 @@ DATA: dict[str, Callable[[Path], dict[str, Any]]] = {
     "COCO": make_coco,
     "ADE": make_ade,
     "Pictures": make_pictures,
+    "UnlabeledImages": make_unlabeled,
     "Shapes": make_shapes,
 }
 

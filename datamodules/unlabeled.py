@@ -1,0 +1,147 @@
+"""Pictures without labels, to train on: folders, lists, archives and tar shards."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision.transforms import v2
+
+from datamodules.base import DataModule, Item
+from datamodules.images import decode_picture
+from datamodules.picture_sources import PictureSource, picture_source
+from datamodules.sampling import EpochSampler
+from datamodules.vocabulary import Vocabulary
+from zerolabel_common import UserError, known
+
+SKIPS = 100  # unreadable pictures in a row that "skip" accepts
+CROPS = ("centre", "random", "none")
+
+
+class UnlabeledImages(DataModule):
+    """Pictures, and their captions where there are some; no mask is ever opened, and folders of labels are left out.
+
+    The order of an epoch and every random crop depend on (seed, epoch, picture) alone, not on workers or processes.
+
+    Args:
+        images: a folder, a list (``.txt``: a file per line, then a tab and the caption), an archive, or tar shards
+            (``cc12m/{00000..01242}.tar``).
+        size: side of the square that is cut out, in pixels.
+        crop: ``centre`` (short side to ``size``, then the middle), ``random`` (a quarter to all of the area, mirrored half
+            of the time) or ``none`` (whole pictures of any size, in lists).
+        captions: batches also hold captions.
+        unreadable: ``stop`` at a picture that cannot be read, or ``skip`` to the next and say so.
+        classes: a shipped vocabulary or ``"cat; dog"``, for methods that train on class names; default: those of
+            ``scored_on``.
+        scored_on: a benchmark to validate and test on; without one, ``fit`` does not validate.
+        seed: of order and crops.
+        train_batch_size: pictures per training step and process.
+        num_workers: loader processes.
+    """
+
+    def __init__(
+        self,
+        images: str,
+        size: int = 224,
+        crop: str = "centre",
+        captions: bool = False,
+        unreadable: str = "stop",
+        classes: str = "",
+        scored_on: DataModule | None = None,
+        seed: int = 0,
+        train_batch_size: int = 64,
+        num_workers: int = 1,
+    ) -> None:
+        known("crop", crop, CROPS)
+        known("rule for unreadable pictures", unreadable, ("stop", "skip"))
+        vocabulary = Vocabulary.named(classes) if classes else scored_on.vocabulary if scored_on else None
+        super().__init__(vocabulary, num_workers=num_workers)  # type: ignore[arg-type]  # without: Segmenter asks for it
+        self.images, self.size, self.crop, self.captions, self.unreadable = images, size, crop, captions, unreadable
+        self.scored_on, self.seed, self.train_batch_size = scored_on, seed, train_batch_size
+
+    def prepare_data(self) -> None:
+        if self.scored_on:
+            self.scored_on.prepare_data()
+
+    def benchmark(self, split: str) -> Dataset[Item]:
+        if self.scored_on is None:
+            raise UserError("these pictures have no labels to score on; give a benchmark with --data.scored_on.")
+        return self.scored_on.benchmark(split)
+
+    def val_dataloader(self) -> Any:
+        return self.scored_on.val_dataloader() if self.scored_on else []
+
+    def test_dataloader(self) -> Any:
+        self.benchmark("test")
+        return self.scored_on.test_dataloader() if self.scored_on else []
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        source = picture_source(self.images)
+        if len(source) < self.train_batch_size:
+            raise UserError(f"'{self.images}' holds {len(source)} pictures, fewer than a batch of {self.train_batch_size}.")
+        dataset = UnlabeledPictures(source, self)
+        return DataLoader(
+            dataset,
+            batch_size=self.train_batch_size,
+            sampler=EpochSampler(dataset, self.seed, source.shards),
+            drop_last=True,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=collate_pictures,
+        )
+
+
+class UnlabeledPictures(Dataset[dict[str, Any]]):
+    """Items ``image`` (3, size, size) or (3, H, W) uint8, ``name``, ``index`` and, if asked for, ``caption``.
+
+    Indexed by (epoch, index), as :class:`EpochSampler` says them, because crops change from epoch to epoch.
+    """
+
+    def __init__(self, source: PictureSource, data: UnlabeledImages) -> None:
+        self.source, self.crop, self.size = source, data.crop, data.size
+        self.seed, self.captions, self.skips = data.seed, data.captions, data.unreadable == "skip"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        picture, index = self._readable(index)
+        image = cut(picture, self.crop, self.size, [self.seed, epoch, index])
+        item = {"image": image, "name": self.source.name(index), "index": index}
+        return item | {"caption": self.source.caption(index)} if self.captions else item
+
+    def _readable(self, index: int) -> tuple[Tensor, int]:
+        """The picture, or with ``skip`` the first readable one after it."""
+        for attempt in range(SKIPS):
+            try:
+                return decode_picture(self.source.read(index), self.source.name(index)), index
+            except UserError as error:
+                if not self.skips:
+                    raise UserError(f"{error} Leave such pictures out with --data.unreadable skip.") from error
+                print(f"skipped: {error}", file=sys.stderr, flush=True)
+                index = (index + 1) % len(self)
+                last = f"{attempt + 1} pictures in a row cannot be read, the last: {error}"
+        raise UserError(last)
+
+
+def cut(picture: Tensor, crop: str, size: int, seed: list[int]) -> Tensor:
+    """(3, H, W) uint8 -> (3, size, size) uint8, or unchanged without a crop; resized bicubically with antialiasing."""
+    if crop == "none":
+        return picture
+    bicubic: dict[str, Any] = {"interpolation": v2.InterpolationMode.BICUBIC, "antialias": True}
+    if crop == "centre":
+        return v2.Compose([v2.Resize(size, **bicubic), v2.CenterCrop(size)])(picture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash(tuple(seed)))  # of integers: the same in every process
+        return v2.Compose([v2.RandomResizedCrop(size, scale=(0.25, 1.0), **bicubic), v2.RandomHorizontalFlip()])(picture)
+
+
+def collate_pictures(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pictures of one size as one tensor (B, 3, S, S), others as a list."""
+    if len({item["image"].shape for item in items}) == 1:
+        return default_collate(items)
+    return {key: [item[key] for item in items] for key in items[0]}

@@ -1,0 +1,102 @@
+"""Exact evaluation: 1, 2 or 3 processes, any number of pictures, in test and inside fit: the same integers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from datamodules import DATAMODULES
+from datamodules.sampling import EachOnceSampler, EpochSampler, epoch_order, is_repeat
+from methods import METHODS
+from tests.conftest import ROOT
+from tests.ddp_worker import CASES
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """By number of processes."""
+    folder = tmp_path_factory.mktemp("exact")
+    found = {}
+    for processes in (1, 2, 3):
+        file = folder / f"{processes}.json"
+        command = [sys.executable, "-m", "tests.ddp_worker", str(processes), str(file)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[processes] = json.loads(file.read_text())
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_any_number_of_processes_counts_the_same(case: str, results: dict[int, Any]) -> None:
+    stage, pictures = CASES[case]
+    assert results[1][case]["pictures"] == list(range(pictures))
+    assert sum(map(sum, results[1][case]["matrix"])) > 1000 * pictures
+    assert results[1][case]["steps"] == (4 if stage == "fit" else 0)
+    assert results[2][case] == results[1][case]
+    assert results[3][case] == results[1][case]
+
+
+@given(count=st.integers(1, 40), world=st.integers(1, 9))
+def test_each_picture_once_and_all_ranks_in_step(count: int, world: int) -> None:
+    dealt = [list(EachOnceSampler(range(count), rank, world)) for rank in range(world)]
+    assert len({len(indices) for indices in dealt}) == 1
+    counted = [i for rank, indices in enumerate(dealt) for i in indices if not is_repeat(i, rank, world)]
+    assert sorted(counted) == list(range(count))
+    assert all(0 <= i < count for indices in dealt for i in indices)
+
+
+def test_a_picture_counted_twice_is_an_error(tmp_path: Path) -> None:
+    data = DATAMODULES["Shapes"](pictures=2, num_workers=0)
+    twice: Any = DataLoader(data.benchmark("test"), batch_size=2, sampler=[0, 0], collate_fn=data.test_dataloader().collate_fn)
+    trainer = lightning.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
+    with pytest.raises(RuntimeError, match="2 pictures were counted, 1 different, of 2"):
+        trainer.test(METHODS["TrainingFree"]("sclip"), _With(data, twice), verbose=False)
+
+
+class _With(lightning.LightningDataModule):
+    """Another test loader for the same vocabulary."""
+
+    def __init__(self, data: Any, loader: Any) -> None:
+        super().__init__()
+        self.vocabulary, self.test_dataloader = data.vocabulary, lambda: loader
+
+
+def test_an_epoch_is_a_permutation_of_its_own(tmp_path: Path) -> None:
+    first, again, second, other = (epoch_order(50, seed, epoch) for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)])
+    assert sorted(first) == list(range(50))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 5), st.integers(0, 3))
+def test_shards_are_shuffled_and_kept_together(sizes: list[int], together: int, epoch: int) -> None:
+    shards = np.array(sizes)
+    order = epoch_order(int(shards.sum()), 0, epoch, shards, together)
+    assert sorted(order.tolist()) == list(range(shards.sum()))
+    shard_of = np.repeat(np.arange(len(shards)), shards)[order]
+    runs = [key for i, key in enumerate(shard_of.tolist()) if i == 0 or key != shard_of[i - 1]]
+    if together == 1:  # shard after shard
+        assert len(runs) == len(set(runs))
+
+
+def test_ranks_share_an_epoch_without_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for rank in range(3):
+        monkeypatch.setattr("datamodules.sampling.rank_and_world", lambda rank=rank: (rank, 3))
+        sampler = EpochSampler(range(11), seed=4)
+        sampler.set_epoch(2)
+        assert len(sampler) == 3
+        seen += list(sampler)
+    assert len(set(seen)) == 9
+    assert {epoch for epoch, _ in seen} == {2}
