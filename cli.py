@@ -24,6 +24,8 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
             zerolabel test --config configs/training_free/sclip.yaml [--config configs/benchmarks/voc21.yaml]
   fit       train a method                zerolabel fit --config configs/pretrain/tiny_clip.yaml
   validate  score on the validation split
+  prepare   check a downloaded data set: counts, missing and broken files, checksums; convert what is slow to read
+            zerolabel prepare voc|context|coco|ade --root DIR [--split val] [--vocabulary NAME]
   list      known methods, rules, datamodules, vocabularies, protocols
 
 fit, validate, test and predict are LightningCLI commands: --config may be repeated (later wins), every value can be
@@ -41,6 +43,12 @@ def _compare(arguments: list[str]) -> int:
     from zerolabel_compare import run_compare
 
     return run_compare(arguments)
+
+
+def _prepare(arguments: list[str]) -> int:
+    from zerolabel_prepare import run_prepare
+
+    return run_prepare(arguments)
 
 
 def _list(arguments: list[str]) -> int:
@@ -69,6 +77,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "test": lambda arguments: _lightning(["test", *arguments]),
     "fit": lambda arguments: _lightning(["fit", *arguments]),
     "validate": lambda arguments: _lightning(["validate", *arguments]),
+    "prepare": _prepare,
     "list": _list,
 }
 

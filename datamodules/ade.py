@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from datamodules.files import find_files
-from datamodules.labelled import FilePattern, LabelledPictures, MaskFiles, OriginalFiles, Published
+from datamodules.files import Files, find_files
+from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from zerolabel_common import known
 
 
@@ -33,10 +33,16 @@ class ADE(OriginalFiles):
     def __init__(self, root: str, vocabulary: str = "ade150", split: str = "val", **options: Any) -> None:
         super().__init__(root, vocabulary, split, **options)
 
-    def pictures(self) -> LabelledPictures:
-        folder = {"val": "validation", "train": "training"}[known("split of ADE20K", self.split, ("val", "train"))]
-        places = ["ADEChallengeData2016", ".", "ADEChallengeData2016.zip:ADEChallengeData2016"]
-        files = find_files(self.root, places, f"images/{folder}", self.published.addresses)
-        pictures = FilePattern(files, f"images/{folder}/{{}}.jpg")
-        masks = MaskFiles(files, f"annotations/{folder}/{{}}.png")
-        return LabelledPictures(sorted(pictures.known()), pictures, masks, self.vocabulary, files.path(f"images/{folder}"))
+    def picture_files(self) -> FilePattern:
+        return FilePattern(self._part("images"), "{}.jpg")
+
+    def label_files(self) -> MaskFiles:
+        return MaskFiles(self._part("annotations"), "{}.png")
+
+    def listed(self, pictures: FilePattern, labels: Labels) -> tuple[list[str], str]:
+        return sorted(pictures.known()), pictures.path("*")
+
+    def _part(self, part: str) -> Files:
+        folder = f"{part}/{'validation' if known('split of ADE20K', self.split, ('val', 'train')) == 'val' else 'training'}"
+        top = "ADEChallengeData2016"
+        return find_files(self.root, [f"{top}/{folder}", folder, f"{top}.zip:{top}/{folder}"], "", self.published.addresses)

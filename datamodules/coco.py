@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from datamodules.files import Files, find_files, read_bytes
 from datamodules.images import decode_ids
-from datamodules.labelled import FilePattern, LabelledPictures, Labels, MaskFiles, OriginalFiles, Published
+from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from datamodules.vocabulary import Vocabulary
 from zerolabel_common import UserError, known
 
@@ -78,16 +78,23 @@ class COCO(OriginalFiles):
             able = [source for source, spaces in LABELS_OF.items() if vocabulary in spaces]
             raise UserError(f"{labels} labels cannot tell the classes of '{vocabulary}' apart; use {' or '.join(able)}.")
 
-    def pictures(self) -> LabelledPictures:
-        known("split of COCO 2017", self.split, ("val", "train"))
-        year = f"{self.split}2017"
-        files = find_files(self.root, [f"images/{year}", year, f"{year}.zip:{year}"], "", self.address(f"{year}.zip"))
-        pictures = FilePattern(files, "{}.jpg")
-        labels = getattr(self, f"_{self.labels}")(year)
-        names, source = sorted(labels.known()), labels.path("*")
+    @property
+    def year(self) -> str:
+        return f"{known('split of COCO 2017', self.split, ('val', 'train'))}2017"
+
+    def picture_files(self) -> FilePattern:
+        year = self.year
+        places = [f"images/{year}", year, f"{year}.zip:{year}"]
+        return FilePattern(find_files(self.root, places, "", self.address(f"{year}.zip")), "{}.jpg")
+
+    def label_files(self) -> Labels:
+        readers = {"stuffthingmaps": self._stuffthingmaps, "instances": self._instances, "panoptic": self._panoptic}
+        return readers[self.labels](self.year)
+
+    def listed(self, pictures: FilePattern, labels: Labels) -> tuple[list[str], str]:
         if self.listing:
-            names, source = read_bytes(self.listing).decode().split(), self.listing
-        return LabelledPictures(names, pictures, labels, self.vocabulary, source)
+            return read_bytes(self.listing).decode().split(), self.listing
+        return sorted(labels.known()), labels.path("*")
 
     def address(self, archive: str) -> str:
         return self.published.archives.get(archive, (f"http://images.cocodataset.org/zips/{archive}", ""))[0]

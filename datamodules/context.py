@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from datamodules.convert import convert_all
 from datamodules.files import Files, find_files
-from datamodules.labelled import FilePattern, LabelledPictures, Labels, MaskFiles, OriginalFiles, Published
+from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from datamodules.voc import read_list
 from datamodules.vocabulary import Vocabulary
 from zerolabel_common import UserError, atomic_path, cache_folder
@@ -54,37 +54,37 @@ class Context(OriginalFiles):
     def __init__(self, root: str, vocabulary: str = "context60", split: str = "val", **options: Any) -> None:
         super().__init__(root, vocabulary, split, **options)
 
-    def pictures(self) -> LabelledPictures:
-        places = ["VOCdevkit/VOC2010", "VOC2010", ".", "VOCtrainval_03-May-2010.tar:VOCdevkit/VOC2010"]
-        files = find_files(self.root, places, "JPEGImages", self.published.archives["VOCtrainval_03-May-2010.tar"][0])
-        labels, lists = self._labels(files)
-        names, source = self._names([lists, files])
-        return LabelledPictures(names, FilePattern(files, "JPEGImages/{}.jpg"), labels, self.vocabulary, source)
+    def picture_files(self) -> FilePattern:
+        return FilePattern(self._devkit(), "JPEGImages/{}.jpg")
 
-    def prepare_data(self) -> None:
-        """Converts the JSON on one process, before the others look."""
-        self.pictures()
-
-    def _labels(self, files: Files) -> tuple[Labels, Files]:
-        """The labels, and where their lists of splits lie."""
-        if files.has("SegmentationClassContext"):
-            return RankedMaskFiles(files, "SegmentationClassContext/{}.png"), files
+    def label_files(self) -> RankedMaskFiles | MatFiles:
         root = Path(self.root)
-        for place in (root / JSON, root / "VOCdevkit" / "VOC2010" / JSON, root / "VOC2010" / JSON):
+        devkits = [Path("VOCdevkit", "VOC2010"), Path("VOC2010"), Path()]
+        for place in (root / devkit for devkit in devkits):
+            if (place / "SegmentationClassContext").is_dir():
+                return RankedMaskFiles(Files(str(place)), "SegmentationClassContext/{}.png")
+        for place in (root / devkit / JSON for devkit in devkits):
             if place.is_file():
-                converted = Files(str(convert_json(place)))
-                return RankedMaskFiles(converted, "SegmentationClassContext/{}.png"), converted
+                return RankedMaskFiles(Files(str(convert_json(place))), "SegmentationClassContext/{}.png")
         source = f"{self.published.archives[JSON][0]} (or {self.published.archives['trainval.tar.gz'][0]}, unpacked)"
-        places = ["trainval", "VOCdevkit/VOC2010/trainval", "VOC2010/trainval"]
-        return MatFiles(find_files(root, [JSON, *places], "", source), "{}.mat"), files
+        return MatFiles(find_files(root, [JSON, *(str(devkit / "trainval") for devkit in devkits)], "", source), "{}.mat")
 
-    def _names(self, places: list[Files]) -> tuple[list[str], str]:
-        """The split, from its own list or else from VOC 2010's Main list, which holds the same pictures."""
+    def listed(self, pictures: FilePattern, labels: Labels) -> tuple[list[str], str]:
+        """The split's own list, beside the labels or the pictures, or VOC 2010's Main list, which has the same pictures."""
+        beside = [labels.files, pictures.files] if isinstance(labels, FilePattern) else [pictures.files]
         for folder in ("ImageSets/SegmentationContext", "ImageSets/Main"):
-            for files in places:
+            for files in beside:
                 if files.has(folder):
                     return read_list(files, folder, self.split)
         raise UserError(f"'{self.root}' holds neither ImageSets/SegmentationContext nor ImageSets/Main of VOC 2010.")
+
+    def prepare_data(self) -> None:
+        """Converts the JSON on one process, before the others look."""
+        self.label_files()
+
+    def _devkit(self) -> Files:
+        places = ["VOCdevkit/VOC2010", "VOC2010", ".", "VOCtrainval_03-May-2010.tar:VOCdevkit/VOC2010"]
+        return find_files(self.root, places, "JPEGImages", self.published.archives["VOCtrainval_03-May-2010.tar"][0])
 
 
 class RankedMaskFiles(MaskFiles):

@@ -155,12 +155,34 @@ class OriginalFiles(DataModule, ABC):
         self.root, self.split = root, split
 
     @abstractmethod
-    def pictures(self) -> LabelledPictures:
-        """The split, not yet checked for completeness.
+    def picture_files(self) -> FilePattern:
+        """Where the pictures are.
 
         Raises:
-            UserError: no such data or split.
+            UserError: they are not there.
         """
+
+    @abstractmethod
+    def label_files(self) -> Labels:
+        """Where the labels are.
+
+        Raises:
+            UserError: they are not there.
+        """
+
+    @abstractmethod
+    def listed(self, pictures: FilePattern, labels: Labels) -> tuple[list[str], str]:
+        """The names of the split, and the list they are from.
+
+        Raises:
+            UserError: no such split.
+        """
+
+    def pictures(self) -> LabelledPictures:
+        """The split, not yet checked for completeness."""
+        pictures, labels = self.picture_files(), self.label_files()
+        names, source = self.listed(pictures, labels)
+        return LabelledPictures(names, pictures, labels, self.vocabulary, source)
 
     def benchmark(self, split: str) -> LabelledPictures:
         """The pictures of the chosen split, for validation and test alike."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from datamodules.files import Files, find_files
-from datamodules.labelled import FilePattern, LabelledPictures, MaskFiles, OriginalFiles, Published
+from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from zerolabel_common import UserError
 
 
@@ -33,12 +33,18 @@ class VOC(OriginalFiles):
     def __init__(self, root: str, vocabulary: str = "voc21", split: str = "val", **options: Any) -> None:
         super().__init__(root, vocabulary, split, **options)
 
-    def pictures(self) -> LabelledPictures:
+    def picture_files(self) -> FilePattern:
+        return FilePattern(self._devkit(), "JPEGImages/{}.jpg")
+
+    def label_files(self) -> MaskFiles:
+        return MaskFiles(self._devkit(), "SegmentationClass/{}.png")
+
+    def listed(self, pictures: FilePattern, labels: Labels) -> tuple[list[str], str]:
+        return read_list(pictures.files, "ImageSets/Segmentation", self.split)
+
+    def _devkit(self) -> Files:
         places = ["VOCdevkit/VOC2012", "VOC2012", ".", "VOCtrainval_11-May-2012.tar:VOCdevkit/VOC2012"]
-        files = find_files(self.root, places, "ImageSets/Segmentation", self.published.addresses)
-        names, source = read_list(files, "ImageSets/Segmentation", self.split)
-        pictures, masks = FilePattern(files, "JPEGImages/{}.jpg"), MaskFiles(files, "SegmentationClass/{}.png")
-        return LabelledPictures(names, pictures, masks, self.vocabulary, source)
+        return find_files(self.root, places, "ImageSets/Segmentation", self.published.addresses)
 
 
 def read_list(files: Files, folder: str, split: str) -> tuple[list[str], str]:
