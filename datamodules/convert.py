@@ -38,7 +38,7 @@ def run_all(items: list[Any], work: Callable[[Any], Any], what: str) -> list[Any
     """``work`` of every item, in order, on all cores (decoding and compression free the interpreter), with a bar."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            return list(track(pool.map(work, items), what, total=len(items)))
+            return list(track(pool.map(work, items), what, total=len(items), transient=True))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
