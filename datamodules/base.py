@@ -76,6 +76,10 @@ class DataModule(lightning.LightningDataModule):
         """The labelled pictures of ``"val"`` or ``"test"``, in a fixed order."""
         raise NotImplementedError(f"{type(self).__name__} has no benchmark pictures; it is for training or prediction.")
 
+    def describe(self) -> str:
+        """What the numbers are on, for results."""
+        return type(self).__name__ + (f", first {self.limit}" if self.limit else "")
+
     def val_dataloader(self) -> Any:
         return self.loader(self.benchmark("val"))
 

@@ -78,6 +78,9 @@ class COCO(OriginalFiles):
             able = [source for source, spaces in LABELS_OF.items() if vocabulary in spaces]
             raise UserError(f"{labels} labels cannot tell the classes of '{vocabulary}' apart; use {' or '.join(able)}.")
 
+    def describe(self) -> str:
+        return f"{super().describe()}, {self.labels}{f', {self.listing}' if self.listing else ''}"
+
     @property
     def year(self) -> str:
         return f"{known('split of COCO 2017', self.split, ('val', 'train'))}2017"

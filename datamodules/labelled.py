@@ -187,3 +187,6 @@ class OriginalFiles(DataModule, ABC):
     def benchmark(self, split: str) -> LabelledPictures:
         """The pictures of the chosen split, for validation and test alike."""
         return self.pictures().complete()
+
+    def describe(self) -> str:
+        return f"{super().describe()}, {self.split}"

@@ -62,6 +62,9 @@ class UnlabeledImages(DataModule):
         self.images, self.size, self.crop, self.captions, self.unreadable = images, size, crop, captions, unreadable
         self.scored_on, self.seed, self.train_batch_size = scored_on, seed, train_batch_size
 
+    def describe(self) -> str:
+        return self.scored_on.describe() if self.scored_on else super().describe()
+
     def prepare_data(self) -> None:
         if self.scored_on:
             self.scored_on.prepare_data()

@@ -85,7 +85,10 @@ def compare(plan: Comparison, output: Path, builder: Builder) -> list[Cell]:
 
 
 def _cells(plan: Comparison, output: Path, builder: Builder) -> Iterator[tuple[Cell, bool]]:
-    data = {entry.name: builder.data(entry) for entry in plan.benchmarks}  # mistakes show before the first hour
+    data = {entry.name: builder.data(entry) for entry in plan.benchmarks}
+    for benchmark_data in data.values():  # mistakes show before the first hour
+        benchmark_data.prepare_data()
+        benchmark_data.benchmark("test")
     for method in plan.methods:
         for seed in plan.seeds_of(method):
             config = Path(method.config).read_text(encoding="utf-8")
@@ -129,6 +132,7 @@ def _measure(model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEnt
         "protocol": model.protocol.name,
         "protocol_hash": model.protocol.hash,
         "protocol_in_words": model.protocol.describe(),
+        "data": data.describe(),
         "vocabulary": model.vocabulary.name,
         "vocabulary_hash": model.vocabulary.hash,
         "names": list(model.vocabulary.names),

@@ -25,6 +25,7 @@ class SaveResults(Callback):
             return
         low, high = interval(result["areas"].cpu())
         summary = {
+            "data": trainer.datamodule.describe(),
             "vocabulary": pl_module.vocabulary.name,
             "protocol": {"name": pl_module.protocol.name, "hash": pl_module.protocol.hash},
             "pictures": len(result["pictures"]),
