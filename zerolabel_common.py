@@ -83,6 +83,30 @@ def cache_folder(*parts: str) -> Path:
     return Path(root).expanduser().joinpath(*parts)
 
 
+def rank_and_world() -> tuple[int, int]:
+    """(rank, processes) of the running job; (0, 1) without one."""
+    import torch.distributed as dist  # here, so that help and mistakes answer without it
+
+    running = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
+
+
+def is_repeat(index: int) -> bool:
+    """Whether this process reads the picture only to keep step with the others (``datamodules.sampling``)."""
+    rank, world = rank_and_world()
+    return index % world != rank
+
+
+def gathered(rows: list[Any]) -> list[Any]:
+    """The rows of all processes, on each of them."""
+    import torch.distributed as dist
+
+    parts: list[list[Any]] = [rows] * rank_and_world()[1]
+    if len(parts) > 1:
+        dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
+
+
 def state_hash(state: Mapping[str, Any]) -> str:
     """12 hex digits over names, types, shapes and values of a model's weights."""
     import torch  # here, so that help and mistakes answer without it

@@ -6,22 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
-
-def rank_and_world() -> tuple[int, int]:
-    """(rank, processes) of the running job; (0, 1) without one."""
-    running = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
+from zerolabel_common import rank_and_world
 
 
 class EachOnceSampler(DistributedSampler[Any]):
     """Every picture in order, rank r taking r, r + world, ...; all ranks make the same number of steps.
 
     Where the pictures do not go round, the last ranks read a picture of rank 0 once more, because processes with
-    different numbers of steps hang in collectives; :func:`is_repeat` tells it, and it is not counted. This also holds for
-    fewer pictures than processes, which Lightning's ``UnrepeatedDistributedSampler`` refuses.
+    different numbers of steps hang in collectives; it is told by :func:`zerolabel_common.is_repeat` and not counted. This
+    also holds for fewer pictures than processes, which Lightning's ``UnrepeatedDistributedSampler`` refuses.
     """
 
     def __init__(self, dataset: Any, rank: int | None = None, world: int | None = None) -> None:
@@ -38,11 +33,6 @@ class EachOnceSampler(DistributedSampler[Any]):
 
     def __len__(self) -> int:
         return -(-self.count // self.num_replicas)
-
-
-def is_repeat(index: int, rank: int, world: int) -> bool:
-    """Whether a rank read the picture only to keep step with the others."""
-    return index % world != rank
 
 
 class EpochSampler(DistributedSampler[Any]):

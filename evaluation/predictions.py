@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from evaluation.label_map import LabelMap
-from zerolabel_common import atomic_path, writable_folder
+from zerolabel_common import atomic_path, gathered, is_repeat, writable_folder
 
 
 class SavePredictions(Callback):
@@ -35,7 +35,10 @@ class SavePredictions(Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         vocabulary = pl_module.vocabulary
-        for name, image, error, result in zip(batch["name"], batch["image"], batch["error"], outputs, strict=True):
+        fields = [batch[key] for key in ("index", "name", "image", "error")]
+        for index, name, image, error, result in zip(*fields, outputs, strict=True):
+            if is_repeat(index):
+                continue
             if result is None:
                 self.failed.append((name, error))
                 continue
@@ -47,6 +50,10 @@ class SavePredictions(Callback):
             self.rows.append({"picture": name, "size": list(labels.shape), "classes": summary(result, vocabulary.names)})
 
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
+        self.rows = sorted(gathered(self.rows), key=lambda row: row["picture"])
+        self.failed = sorted(gathered(self.failed))
+        if not trainer.is_global_zero:
+            return
         content = {
             "vocabulary": list(pl_module.vocabulary.names),
             "protocol": pl_module.protocol.hash,

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from datamodules.base import Batch, to_unit
-from datamodules.sampling import is_repeat, rank_and_world
 from datamodules.vocabulary import Vocabulary
 from evaluation.label_map import LabelMap, label_map
 from evaluation.metrics import NO_PICTURE, ConfusionMatrix
 from evaluation.protocol import Protocol
 from evaluation.windows import resize_picture, score_windows
-from zerolabel_common import UserError
+from zerolabel_common import UserError, is_repeat
 
 
 class Sees(Enum):
@@ -159,7 +158,7 @@ class Segmenter(lightning.LightningModule):
     def _score(self, batch: Batch) -> list[LabelMap]:
         predicted = self.segment(batch["image"])
         for map_, mask, name, index in zip(predicted, batch["mask"], batch["name"], batch["index"], strict=True):
-            if is_repeat(index, *rank_and_world()):
+            if is_repeat(index):
                 mask, index = torch.full_like(mask, self.vocabulary.ignore_index), NO_PICTURE
             try:
                 self._metric.update(map_.labels, mask, index)

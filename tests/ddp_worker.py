@@ -11,6 +11,8 @@ import torchvision_compat  # noqa: F401
 import lightning
 
 from datamodules import DATAMODULES
+from evaluation.predictions import SavePredictions
+from methods import METHODS
 from tests.learner import Learner
 
 CASES = {"test-5": ("test", 5), "test-4": ("test", 4), "test-2": ("test", 2), "fit-3": ("fit", 3), "fit-2": ("fit", 2)}
@@ -19,28 +21,32 @@ CASES = {"test-5": ("test", 5), "test-4": ("test", 4), "test-2": ("test", 2), "f
 def main(processes: int, file: Path) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     results: dict[str, Any] = {}
-    for case, (stage, pictures) in CASES.items():
+    plain: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": processes,
+        "strategy": "ddp" if processes > 1 else "auto",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    for case, (stage, count) in CASES.items():
         train = {"train_pictures": 24, "train": "pictures", "train_batch_size": 6 // processes}
-        data = DATAMODULES["Shapes"](pictures=pictures, batch_size=2, num_workers=0, **train)
+        data = DATAMODULES["Shapes"](pictures=count, batch_size=2, num_workers=0, **train)
         model = Learner("sclip")
-        trainer = lightning.Trainer(
-            accelerator="cpu",
-            devices=processes,
-            strategy="ddp" if processes > 1 else "auto",
-            max_epochs=1,
-            num_sanity_val_steps=2,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = lightning.Trainer(max_epochs=1, num_sanity_val_steps=2, **plain)
         trainer.fit(model, data) if stage == "fit" else trainer.test(model, data, verbose=False)
         assert model.metric is not None
         result = model.metric.result()
         logged = trainer.callback_metrics
         results[case] = {key: result[key].tolist() for key in ("matrix", "pictures", "areas")}
         results[case] |= {"steps": trainer.global_step, "miou": logged[f"{'val' if stage == 'fit' else 'test'}/miou"].item()}
-    if trainer.is_global_zero:
+    images, output = file.parent / "pictures", file.with_suffix("")
+    predictor = lightning.Trainer(callbacks=[SavePredictions(output)], **plain)
+    predictor.predict(
+        METHODS["TrainingFree"]("sclip"), DATAMODULES["Pictures"](str(images), "cat; dog"), return_predictions=False
+    )
+    if predictor.is_global_zero:
         file.write_text(json.dumps(results))
 
 

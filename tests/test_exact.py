@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lightning
 import numpy as np
@@ -15,16 +16,20 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from datamodules import DATAMODULES
-from datamodules.sampling import EachOnceSampler, EpochSampler, epoch_order, is_repeat
+from datamodules.sampling import EachOnceSampler, EpochSampler, epoch_order
 from methods import METHODS
 from tests.conftest import ROOT
+from tests.data import make_pictures
 from tests.ddp_worker import CASES
+from zerolabel_common import is_repeat
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     """By number of processes."""
     folder = tmp_path_factory.mktemp("exact")
+    make_pictures(folder / "pictures")
+    (folder / "pictures" / "broken.jpg").write_text("no picture")
     found = {}
     for processes in (1, 2, 3):
         file = folder / f"{processes}.json"
@@ -33,6 +38,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         found[processes] = json.loads(file.read_text())
+        found[processes]["predictions"] = json.loads((folder / str(processes) / "predictions.json").read_text())
     return found
 
 
@@ -46,11 +52,21 @@ def test_any_number_of_processes_counts_the_same(case: str, results: dict[int, A
     assert results[3][case] == results[1][case]
 
 
+def test_predictions_of_all_processes_are_in_one_file(results: dict[int, Any]) -> None:
+    alone = results[1]["predictions"]
+    assert [row["picture"] for row in alone["pictures"]] == ["a.png", "below/grey.jpg", "cmyk.jpg"]
+    assert [row["picture"] for row in alone["failed"]] == ["broken.jpg"]
+    assert results[2]["predictions"] == results[3]["predictions"] == alone
+
+
 @given(count=st.integers(1, 40), world=st.integers(1, 9))
 def test_each_picture_once_and_all_ranks_in_step(count: int, world: int) -> None:
     dealt = [list(EachOnceSampler(range(count), rank, world)) for rank in range(world)]
     assert len({len(indices) for indices in dealt}) == 1
-    counted = [i for rank, indices in enumerate(dealt) for i in indices if not is_repeat(i, rank, world)]
+    counted = []
+    for rank, indices in enumerate(dealt):
+        with mock.patch("zerolabel_common.rank_and_world", return_value=(rank, world)):
+            counted += [i for i in indices if not is_repeat(i)]
     assert sorted(counted) == list(range(count))
     assert all(0 <= i < count for indices in dealt for i in indices)
 
