@@ -103,6 +103,18 @@ def test_broken_archives_are_named(tmp_path: Path) -> None:
         open_archive(tmp_path / "none.tar")
 
 
+def test_a_tar_that_ends_inside_a_file_names_the_file(tmp_path: Path) -> None:
+    tarred(tmp_path)
+    whole = (tmp_path / "data.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: whole.index(CONTENT["below/049.bin"]) + 300])
+    with pytest.raises(UserError, match=r"cut\.tar' cannot be read: .* Is the download complete\?"):
+        open_archive(tmp_path / "cut.tar")
+    archive = open_archive(tmp_path / "data.tar")
+    os.truncate(tmp_path / "data.tar", whole.index(CONTENT["below/049.bin"]) + 300)
+    with pytest.raises(UserError, match=r"data/below/049\.bin' is cut off; is the download of"):
+        archive.read("data/below/049.bin")
+
+
 def test_a_flipped_byte_in_a_zip_is_found(tmp_path: Path) -> None:
     files = zipped(tmp_path)
     data = bytearray((tmp_path / "data.zip").read_bytes())

@@ -101,6 +101,12 @@ def test_shards_read_as_webdataset_reads_them(tmp_path: Path) -> None:
         assert source.caption(index) == sample.get("txt", b"").decode()
 
 
+def test_a_key_ends_at_the_first_dot(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "one.tar")) as file:
+        file.write({"__key__": "a/x", "small.jpg": jpeg(1), "txt": "said"})
+    assert picture_source(str(tmp_path / "one.tar")).caption(0) == "said"
+
+
 def test_counts_are_believed_or_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_shards(tmp_path)
     paths = [str(tmp_path / f"{shard:05d}.tar") for shard in range(2)]
