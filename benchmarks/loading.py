@@ -25,7 +25,7 @@ from torchvision.datasets import ImageFolder
 from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
 from datamodules import DATAMODULES
 from datamodules.base import to_unit
-from datamodules.picture_sources import picture_source
+from datamodules.unlabeled import picture_source
 from evaluation.label_map import label_map
 from evaluation.metrics import ConfusionMatrix
 from evaluation.windows import resize_picture, score_windows

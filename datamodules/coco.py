@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files import Files, find_files, read_bytes
-from datamodules.images import decode_ids
 from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
+from datamodules.reading.archives import find_files
+from datamodules.reading.files import Files, read_bytes
+from datamodules.reading.images import decode_ids
 from datamodules.vocabulary import Vocabulary
 from zerolabel_common import UserError, known
 

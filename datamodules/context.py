@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.convert import convert_all
-from datamodules.files import Files, find_files
 from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
+from datamodules.reading.archives import find_files
+from datamodules.reading.convert import convert_all
+from datamodules.reading.files import Files
 from datamodules.voc import read_list
 from datamodules.vocabulary import Vocabulary
 from zerolabel_common import UserError, atomic_path, cache_folder

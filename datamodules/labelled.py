@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.base import DataModule, Item
-from datamodules.files import Files
-from datamodules.images import decode_mask, decode_picture
+from datamodules.reading.files import Files
+from datamodules.reading.images import decode_mask, decode_picture
 from zerolabel_common import UserError
 
 

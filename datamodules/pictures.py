@@ -7,7 +7,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import DataModule, Item
-from datamodules.images import SUFFIXES, read_picture
+from datamodules.reading.images import SUFFIXES, read_picture
 from datamodules.vocabulary import Vocabulary
 from zerolabel_common import UserError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from datamodules.convert import run_all
 from datamodules.labelled import FilePattern, LabelledPictures, OriginalFiles
+from datamodules.reading.convert import run_all
 from zerolabel_common import UserError, atomic_path
 
 

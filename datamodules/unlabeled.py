@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
 from datamodules.base import DataModule, Item
-from datamodules.images import decode_picture
-from datamodules.picture_sources import PictureSource, picture_source
+from datamodules.reading.images import decode_picture
+from datamodules.reading.shards import ShardedPictures
+from datamodules.reading.sources import FolderPictures, ListedPictures, PictureSource
 from datamodules.sampling import EpochSampler
 from datamodules.vocabulary import Vocabulary
 from zerolabel_common import UserError, known
@@ -148,3 +151,37 @@ def collate_pictures(items: list[dict[str, Any]]) -> dict[str, Any]:
     if len({item["image"].shape for item in items}) == 1:
         return default_collate(items)
     return {key: [item[key] for item in items] for key in items[0]}
+
+
+def picture_source(images: str) -> PictureSource:
+    """A folder (of pictures, or of tar shards), a ``.txt`` or ``.tsv`` list, an archive, or a pattern of shards.
+
+    Args:
+        images: such as ``/data/pictures``, ``list.txt``, ``val2017.zip``, ``cc12m/*.tar`` or ``cc12m/{00000..01242}.tar``.
+
+    Raises:
+        UserError: nothing there.
+    """
+    path = Path(images)
+    if path.is_dir():
+        shards = sorted(str(shard) for shard in path.glob("*.tar"))
+        return ShardedPictures(shards) if shards else FolderPictures(images)
+    if path.suffix in (".txt", ".tsv"):
+        return ListedPictures(images)
+    if path.is_file():
+        return ShardedPictures([images])
+    named = [Path(name) for name in expand_braces(images)]
+    found = {name: sorted(str(file) for file in name.parent.glob(name.name)) for name in named}
+    if absent := [name for name, files in found.items() if not files]:
+        raise UserError(f"'{absent[0]}' does not exist. Give a folder, a list (.txt), an archive or a pattern of tar shards.")
+    shards = [file for files in found.values() for file in files]
+    return ShardedPictures(shards)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """``"a{00..12}.tar"`` -> thirteen names; other patterns as they are."""
+    found = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", pattern)
+    if not found:
+        return [pattern]
+    before, first, last, after = found.groups()
+    return [f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last) + 1)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from datamodules.files import Files, find_files
 from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
+from datamodules.reading.archives import find_files
+from datamodules.reading.files import Files
 from zerolabel_common import UserError
 
 

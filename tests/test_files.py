@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.files import Archive, Files, PositionedFile, find_files, open_archive
+from datamodules.reading.archives import Archive, PositionedFile, find_files, open_archive
+from datamodules.reading.files import Files
 from zerolabel_common import UserError
 
 CONTENT = {f"below/{i:03d}.bin": os.urandom(1000 + i) for i in range(50)} | {"top.txt": b"hello"}

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.images import decode_ids, decode_mask, read_picture
 from datamodules.pictures import find_pictures
+from datamodules.reading.images import decode_ids, decode_mask, read_picture
 from zerolabel_common import UserError
 
 PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3

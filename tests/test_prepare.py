@@ -11,9 +11,9 @@ from PIL import Image
 
 import cli
 from datamodules import DATAMODULES
-from datamodules.convert import convert_all
 from datamodules.labelled import OriginalFiles
 from datamodules.prepare import prepare
+from datamodules.reading.convert import convert_all
 from tests import data as tiny
 from zerolabel_common import UserError
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 import cli
 from datamodules import DATAMODULES
-from datamodules.picture_sources import ListedPictures, ShardedPictures, count_pictures, expand_braces, picture_source
-from datamodules.unlabeled import cut
+from datamodules.reading.shards import ShardedPictures, count_pictures
+from datamodules.reading.sources import ListedPictures
+from datamodules.unlabeled import cut, expand_braces, picture_source
 from tests import data as tiny
 from tests.learner import Learner
 from zerolabel_common import UserError
@@ -111,8 +112,8 @@ def test_counts_are_believed_or_listed_once(tmp_path: Path, monkeypatch: pytest.
     make_shards(tmp_path)
     paths = [str(tmp_path / f"{shard:05d}.tar") for shard in range(2)]
     opened = []
-    real = __import__("datamodules.files", fromlist=["open_archive"]).open_archive
-    monkeypatch.setattr("datamodules.picture_sources.open_archive", lambda path: opened.append(path) or real(path))
+    real = __import__("datamodules.reading.archives", fromlist=["open_archive"]).open_archive
+    monkeypatch.setattr("datamodules.reading.shards.open_archive", lambda path: opened.append(path) or real(path))
     assert count_pictures(paths) == [6, 5]
     assert opened == paths[1:]  # the first shard's _stats.json is believed
     assert count_pictures(paths) == [6, 5]
@@ -213,9 +214,9 @@ def test_training_opens_no_mask_and_validation_only_its_own_split(tmp_path: Path
     folder = tmp_path / "VOCdevkit" / "VOC2012"
     tiny.listing(folder / "ImageSets" / "Segmentation" / "val.txt", tiny.VOC_NAMES[2:])
     read: list[str] = []
-    real = __import__("datamodules.files", fromlist=["read_bytes"]).read_bytes
-    for module in ("files", "picture_sources"):
-        monkeypatch.setattr(f"datamodules.{module}.read_bytes", lambda path: read.append(str(path)) or real(path))
+    real = __import__("datamodules.reading.files", fromlist=["read_bytes"]).read_bytes
+    for module in ("files", "sources"):
+        monkeypatch.setattr(f"datamodules.reading.{module}.read_bytes", lambda path: read.append(str(path)) or real(path))
     scored = DATAMODULES["VOC"](**made, num_workers=0)
     fit(unlabeled(str(folder), scored_on=scored, train_batch_size=1), tmp_path, num_sanity_val_steps=0, max_epochs=1)
     assert sum("JPEGImages" in path for path in read) == 4

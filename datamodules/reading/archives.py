@@ -1,4 +1,4 @@
-"""Files by name, below a folder or straight from a published zip or tar: nothing is unpacked.
+"""Files by name straight from a published zip or tar: nothing is unpacked.
 
 Archives are read with ``os.pread`` through the standard library's readers, so that forked loader workers share one index
 and never each other's position.
@@ -15,41 +15,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from datamodules.reading.files import Files
 from zerolabel_common import UserError
 
 OPEN_ARCHIVES = 64  # tar shards and archives whose index is kept
-
-
-class Files:
-    """Files below a folder.
-
-    Args:
-        where: the folder; in messages it stands before the file's name.
-    """
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def names(self, folder: str = "") -> list[str]:
-        """Names of the files directly in ``folder``, sorted; empty where there is no such folder."""
-        path = Path(self.where, folder)
-        return sorted(entry.name for entry in os.scandir(path) if entry.is_file()) if path.is_dir() else []
-
-    def has(self, folder: str) -> bool:
-        """Whether there is such a folder."""
-        return Path(self.where, folder).is_dir()
-
-    def read(self, name: str) -> bytes:
-        """The content of a file.
-
-        Raises:
-            UserError: missing or unreadable.
-        """
-        return read_bytes(Path(self.where, name))
-
-    def path(self, name: str) -> str:
-        """The file's name for people."""
-        return str(Path(self.where, name))
 
 
 class Archive(Files):
@@ -226,17 +195,3 @@ def find_files(root: str | Path, places: Sequence[str], holds: str, source: str)
         raise UserError(f"'{root}' does not exist. Set --data.root to where {places[0].partition(':')[0]} lies.")
     looked = " or ".join(f"{place}/{holds}".removeprefix("./").rstrip("/") for place in places) or "an archive of another name"
     raise UserError(f"'{root}' does not hold {looked}. Published at {source}")
-
-
-def read_bytes(path: Path | str) -> bytes:
-    """The content of a file.
-
-    Raises:
-        UserError: missing or unreadable.
-    """
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"'{path}' does not exist.") from error
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error

@@ -1,0 +1,54 @@
+"""Files by name below a folder; :mod:`datamodules.reading.archives` has the same for zip and tar."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from zerolabel_common import UserError
+
+
+class Files:
+    """Files below a folder.
+
+    Args:
+        where: the folder; in messages it stands before the file's name.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the files directly in ``folder``, sorted; empty where there is no such folder."""
+        path = Path(self.where, folder)
+        return sorted(entry.name for entry in os.scandir(path) if entry.is_file()) if path.is_dir() else []
+
+    def has(self, folder: str) -> bool:
+        """Whether there is such a folder."""
+        return Path(self.where, folder).is_dir()
+
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            UserError: missing or unreadable.
+        """
+        return read_bytes(Path(self.where, name))
+
+    def path(self, name: str) -> str:
+        """The file's name for people."""
+        return str(Path(self.where, name))
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"'{path}' does not exist.") from error
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error
