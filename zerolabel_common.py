@@ -20,6 +20,11 @@ __version__ = "0.1.0"
 class UserError(ValueError):
     """A mistake the user can mend: one line that names the thing, the value and the way out. Exit code 2."""
 
+    def __init__(self, message: str) -> None:
+        """A loader worker's error arrives as its whole traceback, of which the last line is the message."""
+        in_worker = message.startswith("Caught UserError in DataLoader worker")
+        super().__init__(message.rstrip().rpartition("UserError: ")[2] if in_worker else message)
+
 
 def known(kind: str, value: str, names: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``names``.

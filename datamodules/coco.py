@@ -98,7 +98,8 @@ class COCO(OriginalFiles):
     def listed(self, pictures: FilePattern, labels: Labels) -> tuple[list[str], str]:
         if self.listing:
             return read_bytes(self.listing).decode().split(), self.listing
-        return sorted(labels.known()), labels.path("*")
+        names = [name for name in labels.known() if name.isdigit()]  # mmsegmentation leaves ID_labelTrainIds.png beside
+        return sorted(names), labels.path("*")
 
     def address(self, archive: str) -> str:
         return self.published.archives.get(archive, (f"http://images.cocodataset.org/zips/{archive}", ""))[0]

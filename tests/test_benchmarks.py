@@ -75,6 +75,9 @@ def test_coco_label_spaces(archives: bool, tmp_path: Path) -> None:
     if archives:
         tiny.pack(tmp_path / "val2017", tmp_path / "val2017.zip", "val2017")
         tiny.pack(tmp_path / "stuffthingmaps", tmp_path / "stuffthingmaps_trainval2017.zip", ".")
+    else:
+        converted = tmp_path / "stuffthingmaps" / "val2017" / f"{tiny.COCO_NAMES[0]}_labelTrainIds.png"
+        converted.write_bytes(converted.with_name(f"{tiny.COCO_NAMES[0]}.png").read_bytes())
     name_of = {0: "person", 90: None, 255: None, 168: "tree", 89: "toothbrush", 1: "bicycle", 123: "grass", 33: "frisbee"}
     for space in ("coco_object", "coco_stuff171", "coco_unseen15"):
         data = DATAMODULES["COCO"](**options, vocabulary=space)

@@ -190,6 +190,15 @@ def test_a_single_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "on photographs its labels are wrong" in capsys.readouterr().out
 
 
+def test_an_error_in_a_loader_worker_is_one_line_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = make_voc(tmp_path)
+    picture = tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2007_000001.jpg"
+    picture.write_bytes(picture.read_bytes()[:900])
+    run = [f"--data.root={options['root']}", f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false"]
+    line = fails(capsys, "test", *SCLIP, "--data=VOC", "--data.num_workers=1", *run)
+    assert line.startswith(f"error: picture '{picture}' cannot be read: ")
+
+
 def test_a_mask_of_another_size_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_voc(tmp_path)
     mask = tmp_path / "VOCdevkit/VOC2012/SegmentationClass/2007_000001.png"
