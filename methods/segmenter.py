@@ -30,6 +30,7 @@ class Sees(Enum):
     NAMES = "class names"
     PICTURES = "unlabelled pictures"
     CAPTIONS = "pictures with captions"
+    BOXES = "pictures with captions and boxes"
     MASKS = "masks (oracle)"
 
 
