@@ -74,11 +74,14 @@ class OFAZeroShot(Segmenter):
         self.class_embeddings = torch.stack(means).detach()
         self.source = torch.tensor([source], device=self.device)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def cell_features(self, images: Tensor) -> Tensor:
+        """The trunk's features, before their projection."""
         height, width = images.shape[2:]
         stride = self.ofa.config.stride
-        images = F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
-        encoded = self.ofa.encode_features(self.ofa.trunk(images), self.source)
+        return self.ofa.trunk(F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        encoded = self.ofa.encode_features(self.cell_features(images), self.source)
         scores: Tensor = self.read(encoded).transpose(1, 2).unflatten(2, encoded.grid)
         return scores
 

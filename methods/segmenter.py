@@ -18,6 +18,7 @@ from datamodules.base import Batch, to_unit
 from datamodules.vocabulary import Vocabulary
 from evaluation.label_map import LabelMap, label_map
 from evaluation.metrics import NO_PICTURE, ConfusionMatrix
+from evaluation.neighbours import average_neighbours
 from evaluation.protocol import Protocol
 from evaluation.windows import resize_picture, score_windows
 from zerolabel_common import UserError, is_repeat
@@ -69,6 +70,10 @@ class Segmenter(lightning.LightningModule):
         """Scores (B, Q, h, w) of images (B, 3, H, W) in [0, 1]."""
         raise NotImplementedError
 
+    def cell_features(self, images: Tensor) -> Tensor:
+        """Features (B, C, h, w) by which cells are alike, on the scores' grid; for the protocol's ``neighbours``."""
+        raise UserError(f"{type(self).__name__} has no features to find a cell's neighbours by; set refine to none or pamr.")
+
     # The shared rest ---------------------------------------------------------------------------------------------
 
     @property
@@ -97,7 +102,7 @@ class Segmenter(lightning.LightningModule):
         """Label maps, each at its picture's size, of pictures (3, H, W), uint8 or in [0, 1], of any sizes."""
         background = self.vocabulary.background
         resized = [resize_picture(to_unit(image), self.protocol) for image in images]
-        windows = score_windows(self, resized, self.protocol, self.window_batch)
+        windows = score_windows(self.score_window, resized, self.protocol, self.window_batch)
         return [
             label_map(
                 scores,
@@ -111,6 +116,16 @@ class Segmenter(lightning.LightningModule):
             )
             for scores, image, picture in zip(windows, images, resized, strict=True)
         ]
+
+    def score_window(self, images: Tensor) -> Tensor:
+        """:meth:`forward`, smoothed among similar cells where the protocol says so."""
+        scores: Tensor = self(images)
+        if self.protocol.refine == "neighbours":
+            temperature = self.protocol.temperature if self.scores == "cosine" else 1.0
+            probabilities = torch.softmax(temperature * scores, 1)
+            features = self.cell_features(images)
+            scores = average_neighbours(probabilities, features, self.protocol.neighbours, self.protocol.neighbour_steps)
+        return scores
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)

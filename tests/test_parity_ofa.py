@@ -15,6 +15,7 @@ from backbones.ofa.loading import NOT_WEIGHTS, fairseq_name, load_weights
 from backbones.ofa.positions import grid_buckets, text_buckets
 from backbones.ofa.tokenizer import OFATokenizer
 from datamodules.word_maps import draw_maps
+from evaluation.neighbours import average_neighbours
 from methods import METHODS
 from methods.ifseg import fairseq_epsilon
 from tests.conftest import SHARED, needs_shared
@@ -200,3 +201,12 @@ def test_the_first_step(dump: Any, trained: tuple[Any, Tensor]) -> None:
         worst[epsilon] = max((parameters[name].detach() - value).abs().max().item() for name, value in dump["step"].items())
     assert 1e-5 < worst[1e-8] < 4e-5
     assert worst[fairseq_epsilon(1)] < 2e-6
+
+
+@torch.inference_mode()
+def test_smoothing_among_neighbours(dump: Any, model: OFA, classes: Tensor) -> None:
+    features = model.trunk(dump["inputs"]["images_uint8"][:1].float() / 255)
+    logits = model.decode_map(model.encode_features(features, dump["inputs"]["src_tokens"][:1])) @ classes[:5].T
+    probabilities = logits.softmax(-1).transpose(1, 2).unflatten(2, (32, 32))
+    smooth = average_neighbours(probabilities, features, 3, 25).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(smooth, dump["outputs"]["eval.postprocessed_prob"][:, :-1], **TOLERANCE)
