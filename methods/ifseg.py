@@ -12,12 +12,11 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from backbones.ofa.loading import EMBEDDED, load_ofa
 from datamodules.word_maps import draw_maps
+from methods.map_loss import map_cross_entropy
 from methods.ofa_zero_shot import OFAZeroShot
 from methods.segmenter import Sees
 
@@ -70,12 +69,10 @@ class IFSeg(OFAZeroShot):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         config, words = self.ofa.config, len(self.class_embeddings)
         cells = self.class_embeddings[draw_maps(batch, words, config.grid)]
-        logits_BLQ = self.read(self.ofa.encode_map(cells, self.source)).float()
+        logits_BLQ = self.name_cells(self.ofa.encode_map(cells, self.source)).float()
         logits = logits_BLQ.transpose(1, 2).unflatten(2, (config.grid, config.grid))
         target = draw_maps(batch, words, config.grid * config.stride)
-        loss = torch.stack(
-            [checkpoint(map_loss, *pair, use_reentrant=False) for pair in zip(logits, target, strict=True)]
-        ).mean()
+        loss = map_cross_entropy(logits, target)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -94,9 +91,3 @@ class IFSeg(OFAZeroShot):
 def fairseq_epsilon(step: int, epsilon: float = 1e-8) -> float:
     """AdamW's epsilon that makes its n-th step fairseq's, which adds its own before the second moment's bias correction."""
     return epsilon / math.sqrt(1 - BETAS[1] ** step)
-
-
-def map_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy of one map's logits (Q, g, g), upsampled bilinearly to its target (S, S)."""
-    upsampled = F.interpolate(logits[None], target.shape, mode="bilinear", align_corners=False)
-    return F.cross_entropy(upsampled, target[None])

@@ -26,6 +26,7 @@ class OFAConfig:
         text_positions: length of the longest text.
         text_buckets: half-width of the text's relative positions.
         image_side: side of the grid of learnt image positions.
+        bins: of a coordinate in the text, <bin_i>.
         grid: side of the grid of cells that maps are trained on; larger grids resize its positions.
     """
 
@@ -42,6 +43,7 @@ class OFAConfig:
     text_buckets: int = 256
     image_side: int = 42
     grid: int = 32
+    bins: int = 1000
 
     @property
     def stride(self) -> int:
@@ -63,6 +65,6 @@ SIZES = {
     "medium": OFAConfig(512, 2048, 8, 4, 4, (3, 4, 23)),
     "base": OFAConfig(),
     "large": OFAConfig(1024, 4096, 16, 12, 12, (3, 8, 36)),
-    "embedded": OFAConfig(128, 512, 4, 3, 2, (1, 2, 2), 16, False, 64, 64, 32, 12, 8),
+    "embedded": OFAConfig(128, 512, 4, 3, 2, (1, 2, 2), 16, False, 64, 64, 32, 12, 8, 16),
     "huge": OFAConfig(1280, 5120, 16, 24, 12, (3, 8, 36)),
 }
