@@ -2,13 +2,18 @@
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lightning
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import cli
@@ -17,6 +22,7 @@ from backbones.ofa.loading import FOLDER, load_ofa, load_tokenizer
 from datamodules import DATAMODULES, Vocabulary
 from datamodules.word_maps import draw_maps
 from methods import METHODS
+from methods.map_loss import map_cross_entropy
 from tests.conftest import ROOT
 from zerolabel_common import UserError
 
@@ -221,3 +227,35 @@ def test_the_command_line_trains_and_scores(tmp_path: Path) -> None:
 def test_it_is_documented_where_it_was_trained() -> None:
     assert (ROOT / "configs" / "pretrain" / "embedded_ofa.yaml").is_file()
     assert WEIGHTS.stat().st_size < 10_000_000
+
+
+@given(words=st.integers(2, 9), coarse=st.integers(1, 6), factor=st.integers(1, 5), strip=st.integers(1, 3000))
+def test_the_map_loss_is_the_plain_one(words: int, coarse: int, factor: int, strip: int) -> None:
+    logits = torch.randn(2, words, coarse, coarse, requires_grad=True)
+    target = torch.randint(0, words, (2, coarse * factor, coarse * factor))
+    with mock.patch("methods.map_loss.STRIP", strip):
+        ours = map_cross_entropy(logits, target)
+    (ours_gradient,) = torch.autograd.grad(3 * ours, logits)
+    plain = F.cross_entropy(F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False), target)
+    (plain_gradient,) = torch.autograd.grad(3 * plain, logits)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours_gradient, plain_gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_neighbours_are_averaged_by_any_method_with_features() -> None:
+    picture = [DATAMODULES["Shapes"](pictures=1).benchmark("test")[0]["image"]]
+    model: Any = METHODS["TrainingFree"](
+        "sclip", protocol_values={"refine": "neighbours", "neighbour_steps": 1, "neighbours": 1}
+    )
+    model.use_vocabulary(Vocabulary.load("shapes12"))
+    itself = model.segment(picture)[0].labels
+    model.protocol = replace(model.protocol, refine="none")
+    assert (itself != model.segment(picture)[0].labels).float().mean() < 0.1  # probabilities, not logits, are upsampled
+    model.protocol = replace(model.protocol, refine="neighbours", neighbours=60, neighbour_steps=25)
+    assert len(model.segment(picture)[0].labels.unique()) < len(itself.unique())
+    probe: Any = METHODS["LinearProbe"](protocol_values={"refine": "neighbours"})
+    probe.use_vocabulary(Vocabulary.load("shapes13"))
+    with pytest.raises(UserError, match="LinearProbe has no features to find a cell's neighbours by"):
+        probe.segment(picture)
+    with pytest.raises(UserError, match="no background_value was made for"):
+        METHODS["TrainingFree"]("sclip", protocol_values={"refine": "neighbours", "background_value": 0.1})
