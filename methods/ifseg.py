@@ -36,7 +36,8 @@ class IFSeg(OFAZeroShot):
         dropout: of embeddings and branches.
         drop_path: of the last layers' branches.
         size: ``tiny`` to ``huge`` as published, or ``embedded``.
-        weights: ``embedded``, a file of weights, or null for random ones.
+        weights: ``embedded``, a file of weights, ``hf-hub:OFA-Sys/ofa-base``, or null for random ones.
+        revision: commit of an ``hf-hub:`` repository.
         tokenizer: folder of OFA's tokenizer files; null for the embedded one's.
         protocol: name of a preset.
         protocol_values: single rules to change.
@@ -53,14 +54,15 @@ class IFSeg(OFAZeroShot):
         drop_path: float = 0.1,
         size: str = "embedded",
         weights: str | None = EMBEDDED,
+        revision: str | None = None,
         tokenizer: str | None = None,
         protocol: str = "shapes",
         protocol_values: dict[str, Any] | None = None,
         window_batch: int = 64,
     ) -> None:
-        super().__init__("surrogate", size, weights, tokenizer, protocol, protocol_values, window_batch)
+        super().__init__("surrogate", size, weights, revision, tokenizer, protocol, protocol_values, window_batch)
         self.save_hyperparameters(logger=False)
-        self.ofa = load_ofa(size, weights, dropout=dropout, drop_path=drop_path)
+        self.ofa = load_ofa(size, weights, revision, dropout=dropout, drop_path=drop_path)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         encoder = self.ofa.encoder
         for frozen in (encoder.embed_images, encoder.image_proj, encoder.embed_tokens):

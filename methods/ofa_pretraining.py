@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from backbones.ofa import OFA
 from backbones.ofa.config import BOS, EOS, PAD
-from backbones.ofa.loading import load_ofa
 from methods.ofa_zero_shot import OFAZeroShot
 from methods.segmenter import Sees
 from zerolabel_common import atomic_path
@@ -52,9 +52,9 @@ class OFAPretraining(OFAZeroShot):
         protocol_values: dict[str, Any] | None = None,
         window_batch: int = 64,
     ) -> None:
-        super().__init__("word_maps", size, None, None, protocol, protocol_values, window_batch)
+        super().__init__("word_maps", size, None, None, None, protocol, protocol_values, window_batch)
         self.save_hyperparameters(logger=False)
-        self.ofa = load_ofa(size, None, frozen_trunk=False, drop_path=0.0)
+        self.ofa = OFA(size, frozen_trunk=False, drop_path=0.0)
         self.tag_head = nn.Linear(self.ofa.encoder.embed_images.channels, tags)
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.tagging_steps = tagging_steps

@@ -29,7 +29,8 @@ class OFAZeroShot(Segmenter):
             asks the decoder as IFSeg does, before IFSeg has trained it, and ``questions`` asks it what each cell's region
             shows (slow: a text per cell and name).
         size: ``tiny`` to ``huge`` as published, or ``embedded``.
-        weights: ``embedded``, a file of weights, or null for random ones.
+        weights: ``embedded``, a file of weights, ``hf-hub:OFA-Sys/ofa-base``, or null for random ones.
+        revision: commit of an ``hf-hub:`` repository.
         tokenizer: folder of OFA's tokenizer files; null for the embedded one's.
         protocol: name of a preset.
         protocol_values: single rules to change.
@@ -44,6 +45,7 @@ class OFAZeroShot(Segmenter):
         reading: str = "nearest_word",
         size: str = "embedded",
         weights: str | None = EMBEDDED,
+        revision: str | None = None,
         tokenizer: str | None = None,
         protocol: str = "shapes",
         protocol_values: dict[str, Any] | None = None,
@@ -52,7 +54,7 @@ class OFAZeroShot(Segmenter):
         super().__init__(protocol, protocol_values, window_batch)
         self.save_hyperparameters(logger=False)
         self.reading = known("reading of OFA", reading, READINGS)
-        self.ofa: OFA = load_ofa(size, weights)
+        self.ofa: OFA = load_ofa(size, weights, revision)
         self.tokenizer = load_tokenizer(tokenizer)
         self.class_embeddings: Tensor = torch.zeros(0)
         self.source: Tensor = torch.zeros(0)

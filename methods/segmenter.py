@@ -7,7 +7,9 @@ A method implements :meth:`Segmenter.embed_vocabulary` (what the class names bec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
+from functools import wraps
 from typing import Any, ClassVar, Literal
 
 import lightning
@@ -33,6 +35,22 @@ class Sees(Enum):
     CAPTIONS = "pictures with captions"
     BOXES = "pictures with captions and boxes"
     MASKS = "masks (oracle)"
+
+
+def evaluating(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a method of a module in evaluation mode (no dropout), whatever mode it is in, and restores every part's mode."""
+
+    @wraps(work)
+    def run(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        modes = [(part, part.training) for part in module.modules()]
+        module.eval()
+        try:
+            return work(module, *args, **kwargs)
+        finally:
+            for part, training in modes:
+                part.training = training
+
+    return run
 
 
 class Segmenter(lightning.LightningModule):
@@ -98,6 +116,7 @@ class Segmenter(lightning.LightningModule):
         self.metric = ConfusionMatrix(vocabulary.num_classes, vocabulary.ignore_index).to(self.device)
 
     @torch.inference_mode()
+    @evaluating
     def segment(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
         """Label maps, each at its picture's size, of pictures (3, H, W), uint8 or in [0, 1], of any sizes."""
         background = self.vocabulary.background

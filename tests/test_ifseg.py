@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import cli
-from backbones.ofa import convert
+from backbones.ofa import OFA, convert
 from backbones.ofa.loading import FOLDER, load_ofa, load_tokenizer
 from datamodules import DATAMODULES, Vocabulary
 from datamodules.word_maps import draw_maps
@@ -157,6 +157,10 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
         load_ofa("embedded", str(tmp_path / "pickled.pt"))
     with pytest.raises(UserError, match="do not exist"):
         load_ofa("embedded", "nowhere.pt")
+    with pytest.raises(UserError, match="needs a revision"):
+        load_ofa("base", "hf-hub:OFA-Sys/ofa-base")
+    with pytest.raises(UserError, match="hf-hub:OFA-Sys/ofa-base' cannot be downloaded"):
+        OFA.from_pretrained("hf-hub:OFA-Sys/ofa-base", "embedded", revision="0" * 40)
     with pytest.raises(UserError, match=r"unknown OFA size 'bas'\. Did you mean 'base'"):
         load_ofa("bas", None)
 
@@ -257,5 +261,5 @@ def test_neighbours_are_averaged_by_any_method_with_features() -> None:
     probe.use_vocabulary(Vocabulary.load("shapes13"))
     with pytest.raises(UserError, match="LinearProbe has no features to find a cell's neighbours by"):
         probe.segment(picture)
-    with pytest.raises(UserError, match="no background_value was made for"):
+    with pytest.raises(UserError, match="background_value"):
         METHODS["TrainingFree"]("sclip", protocol_values={"refine": "neighbours", "background_value": 0.1})

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from backbones.ofa.config import OFAConfig
 from backbones.ofa.model import OFA
 from backbones.ofa.tokenizer import OFATokenizer
 from zerolabel_common import UserError
@@ -73,17 +72,30 @@ def fairseq_name(name: str) -> str:
     return name
 
 
-def load_ofa(size: str, weights: str | None, **options: Any) -> OFA:
-    """An OFA with the embedded weights, those of a file, or random ones.
+def find_weights(path_or_hub_id: str, revision: str | None = None) -> Path:
+    """The file of ``"embedded"``, of a path, or of ``"hf-hub:OFA-Sys/ofa-base"``, downloaded at a pinned revision.
 
     Raises:
-        UserError: unknown size, or a file that is no checkpoint of it.
+        UserError: a repository without a revision, or one that cannot be had.
     """
-    model = OFA(OFAConfig.named(size), **options)
-    if weights is not None:
-        path = FOLDER / "embedded_ofa.safetensors" if weights == EMBEDDED else Path(weights)
-        load_weights(model, read_weights(path), str(path))
-    return model
+    if path_or_hub_id == EMBEDDED:
+        return FOLDER / "embedded_ofa.safetensors"
+    if not path_or_hub_id.startswith("hf-hub:"):
+        return Path(path_or_hub_id)
+    from huggingface_hub import hf_hub_download
+
+    repository = path_or_hub_id.removeprefix("hf-hub:")
+    if revision is None:
+        raise UserError(f"'{path_or_hub_id}' needs a revision (a commit of the repository), so that it stays the same weights.")
+    try:
+        return Path(hf_hub_download(repository, "pytorch_model.bin", revision=revision))
+    except Exception as error:
+        raise UserError(f"'{path_or_hub_id}' cannot be downloaded: {str(error).splitlines()[0][:200]}") from error
+
+
+def load_ofa(size: str, weights: str | None, revision: str | None = None, **options: Any) -> OFA:
+    """An OFA with published or embedded weights, or with random ones."""
+    return OFA(size, **options) if weights is None else OFA.from_pretrained(weights, size, revision, **options)
 
 
 def load_tokenizer(folder: str | None) -> OFATokenizer:

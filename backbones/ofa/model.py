@@ -6,7 +6,9 @@ embedding of a class name (a word map): the rest of the network does not know wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,18 +140,45 @@ class OFA(nn.Module):
     """See the module.
 
     Args:
-        config: sizes.
+        size_or_config: ``"base"`` and the other published sizes, ``"embedded"``, or a configuration.
         dropout: of embeddings and branches, in training.
         drop_path: of the last layer's branches; it grows from 0 over the layers.
         frozen_trunk: batch norm as a fixed affine map.
     """
 
-    def __init__(self, config: OFAConfig, dropout: float = 0.1, drop_path: float = 0.1, frozen_trunk: bool = True) -> None:
+    def __init__(
+        self, size_or_config: str | OFAConfig, dropout: float = 0.1, drop_path: float = 0.1, frozen_trunk: bool = True
+    ) -> None:
         super().__init__()
+        config = OFAConfig.named(size_or_config) if isinstance(size_or_config, str) else size_or_config
         self.config = config
         self.encoder = Encoder(config, dropout, drop_path, frozen_trunk)
         self.decoder = Decoder(config, dropout, drop_path)
         self.apply(_initialise)
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str, size: str = "base", revision: str | None = None, **options: Any) -> OFA:
+        """An OFA with the weights of a file, ``"embedded"``, or ``"hf-hub:OFA-Sys/ofa-base"`` at a ``revision``.
+
+        Raises:
+            UserError: no such file or repository, or no checkpoint of this size.
+        """
+        from backbones.ofa.loading import find_weights, read_weights
+
+        model = cls(size, **options)
+        path = find_weights(path_or_hub_id, revision)
+        model.load_published(read_weights(path), str(path))
+        return model
+
+    def load_published(self, weights: Mapping[str, Tensor], source: str = "the checkpoint") -> list[str]:
+        """Copies weights under fairseq's or Hugging Face's names; returns what only IFSeg adds and keeps its start.
+
+        Raises:
+            UserError: another vocabulary (the Chinese checkpoints'), missing weights or another size.
+        """
+        from backbones.ofa.loading import load_weights
+
+        return load_weights(self, weights, source)
 
     @property
     def words(self) -> Tensor:
