@@ -56,7 +56,7 @@ def make() -> tuple[Callable[[], object], Callable[[], object]]:
         model.zero_grad()
         loss = model.training_step(batch, 0)
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     def plain() -> float:
         model.zero_grad()
@@ -72,7 +72,7 @@ def make() -> tuple[Callable[[], object], Callable[[], object]]:
         loss.backward()
         for attention in attentions:
             attention.__class__ = Attention
-        return float(loss)
+        return float(loss.detach())
 
     return ours, plain
 
