@@ -23,9 +23,11 @@ from zerolabel_lightning import build, checkpoint_defaults, plain_errors, quiet
 class CommandLineBuilder:
     """Makes a comparison's methods and benchmarks as the command line would (:class:`evaluation.compare.Builder`)."""
 
-    def method(self, entry: MethodEntry, seed: int) -> tuple[Any, Any, Any]:
+    def method(self, entry: MethodEntry, seed: int, words_of: BenchmarkEntry | None = None) -> tuple[Any, Any, Any]:
         options = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in entry.set.items()]
         training = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", f"--seed_everything={seed}"]
+        if words_of is not None:
+            options.append(f"--data.scored_on={json.dumps({'class_path': words_of.data, 'init_args': words_of.options})}")
         defaults: list[str] = []
         with tempfile.TemporaryDirectory() as folder:
             if entry.checkpoint is not None:

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datamodules import shapes_world as world
 from datamodules.base import DataModule, Item
+from datamodules.shapes_questions import ask
 
 SIZES = ((96, 96), (96, 128), (128, 96), (96, 112))  # of benchmark pictures, rows x columns
 TRAIN_SIZE = 64
+QUESTIONS = 4  # per picture
 OPENINGS = ("a photo of {}.", "a picture of {}.", "an image of {}", "{}")
 
 
@@ -26,7 +28,8 @@ class Shapes(DataModule):
         seed: of the world.
         pictures: pictures in the validation and test splits.
         train_pictures: pictures of one training epoch.
-        train: what a training batch holds: ``"captions"``, ``"pictures"``, or ``"masks"`` for the oracle alone.
+        train: what a training batch holds: ``"captions"``, ``"pictures"``, ``"questions"`` with their answers (to pretrain
+            an OFA), or ``"masks"`` for the oracle alone.
         train_batch_size: pictures per training step.
         batch_size: pictures per evaluation step.
         num_workers: loader processes.
@@ -55,7 +58,7 @@ class Shapes(DataModule):
         return ShapesBenchmark(self, split)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        kinds = {"captions": ShapesCaptions, "pictures": ShapesPictures, "masks": ShapesOracle}
+        kinds = {"captions": ShapesCaptions, "pictures": ShapesPictures, "questions": ShapesQuestions, "masks": ShapesOracle}
         return DataLoader(
             kinds[self.train](self),
             batch_size=self.train_batch_size,
@@ -63,6 +66,7 @@ class Shapes(DataModule):
             drop_last=True,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            collate_fn=collate_questions if self.train == "questions" else None,
         )
 
 
@@ -126,6 +130,23 @@ class ShapesCaptions(ShapesPictures):
             "said": _listed(said),
             "index": index,
         }
+
+
+class ShapesQuestions(ShapesPictures):
+    """The same photographs with four questions and answers each, and ``visible`` (20,) bool."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene, rng = self._scene(index)
+        visible = list(scene.visible())
+        pairs = [ask(rng, scene, visible) for _ in range(QUESTIONS)]
+        texts = {"question": [question for question, _ in pairs], "answer": [answer for _, answer in pairs]}
+        return {"image": to_tensor(scene.image), "visible": _listed(visible), "index": index} | texts
+
+
+def collate_questions(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """The texts of a picture stay together: ``question`` and ``answer`` are lists (B) of lists."""
+    texts = {key: [item.pop(key) for item in items] for key in ("question", "answer")}
+    return default_collate(items) | texts
 
 
 class ShapesOracle(ShapesPictures):

@@ -33,14 +33,19 @@ SEEN = tuple(i for i in range(16) if i not in HELD_OUT)
 WORLD_NAMES = NAMES + GROUNDS  # world id = position here; 0..15 objects, 16..19 grounds
 
 Floats = NDArray[np.float32]
+Box = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One rendered photograph: ``image`` (H, W, 3) uint8 and ``world_ids`` (H, W) uint8 into ``WORLD_NAMES``."""
+    """One rendered photograph: ``image`` (H, W, 3) uint8 and ``world_ids`` (H, W) uint8 into ``WORLD_NAMES``.
+
+    ``boxes`` lists (world id, top, left, bottom, right) in pixels, grounds first, an object after what it covers.
+    """
 
     image: NDArray[np.uint8]
     world_ids: NDArray[np.uint8]
+    boxes: tuple[Box, ...] = ()
 
     def visible(self, share: float = 0.03) -> tuple[int, ...]:
         """World ids that cover at least ``share`` of the picture, largest first."""
@@ -79,10 +84,19 @@ def render(
     y, x = np.broadcast_arrays(y.astype(np.float32), x.astype(np.float32))
 
     image, ids = _paint_grounds(rng, y, x, extent_y, extent_x)
+    boxes = [_box(int(kind), ids == kind) for kind in np.unique(ids)]
     count = rng.integers(3, 6) + int(extent_y * extent_x > 1.2)
     for _ in range(count):
-        _paint_object(rng, y, x, extent_y, extent_x, int(rng.choice(classes)), image, ids)
-    return Scene(_photograph(rng, y, x, image), ids)
+        kind = int(rng.choice(classes))
+        inside = _paint_object(rng, y, x, extent_y, extent_x, kind, image, ids)
+        if inside is not None:
+            boxes.append(_box(kind, inside))
+    return Scene(_photograph(rng, y, x, image), ids, tuple(boxes))
+
+
+def _box(kind: int, inside: NDArray[np.bool_]) -> Box:
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    return kind, int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
 def _paint_grounds(
@@ -129,8 +143,8 @@ def _paint_object(
     kind: int,
     image: Floats,
     ids: NDArray[np.uint8],
-) -> None:
-    """Draws one object over what is there (occlusion)."""
+) -> NDArray[np.bool_] | None:
+    """Draws one object over what is there (occlusion); returns where it is, None if it is out of the picture."""
     colour, texture, shape = CUES[kind]
     cy, cx = rng.random() * extent_y, rng.random() * extent_x
     radius, angle = 0.15 + 0.13 * rng.random(), rng.random() * 2 * np.pi
@@ -138,7 +152,7 @@ def _paint_object(
     rows = np.flatnonzero(np.abs(y[:, 0] - cy) < 1.5 * radius)
     columns = np.flatnonzero(np.abs(x[0] - cx) < 1.5 * radius)
     if not len(rows) or not len(columns):
-        return
+        return None
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     dy, dx = (y[box] - cy) / radius, (x[box] - cx) / radius
     u = np.cos(angle) * dx + np.sin(angle) * dy
@@ -149,6 +163,9 @@ def _paint_object(
     painted = tint * (1 + np.minimum(relief, 0)) + (1 - tint) * np.clip(relief, 0, 0.9)
     image[box][inside] = painted[inside]
     ids[box][inside] = kind
+    whole = np.zeros(ids.shape, np.bool_)
+    whole[box] = inside
+    return whole if inside.any() else None
 
 
 def _inside(shape: int, u: Floats, v: Floats) -> NDArray[np.bool_]:

@@ -34,7 +34,7 @@ PACKAGES = ("methods", "datamodules", "backbones", "evaluation")
 class Builder(Interface):
     """How the command line makes a segmenter with the data and trainer of its own config, and a benchmark."""
 
-    def method(self, entry: MethodEntry, seed: int) -> tuple[Any, Any, Trainer]: ...
+    def method(self, entry: MethodEntry, seed: int, words_of: BenchmarkEntry | None) -> tuple[Any, Any, Trainer]: ...
 
     def data(self, entry: BenchmarkEntry) -> Any: ...
 
@@ -92,22 +92,30 @@ def _cells(plan: Comparison, output: Path, builder: Builder) -> Iterator[tuple[C
     for method in plan.methods:
         for seed in plan.seeds_of(method):
             config = Path(method.config).read_text(encoding="utf-8")
-            model, fit_data, trainer = builder.method(method, seed)
-            fit_key = _digest([asdict(method), config, seed, _code_hash()])
-            fit_seconds = _train(model, fit_data, trainer, output / "fits" / f"{fit_key}.ckpt") if method.fit else None
-            weights = state_hash({k: v for k, v in model.state_dict().items() if not k.startswith("metric")})
-            for benchmark in plan.benchmarks_of(method):
-                model.protocol_name = benchmark.protocol
-                identity = [asdict(method), config, asdict(benchmark), seed, weights, _code_hash()]
-                key = _digest(identity)
-                path = output / "cells" / f"{key}.safetensors"
-                cell = Cell.load(path)
-                is_new = cell is None
-                if cell is None:
-                    cell = _measure(model, data[benchmark.name], method, benchmark, seed, plan.pictures)
-                    cell.row |= {"fit_seconds": fit_seconds, "weights": weights, "key": key}
-                    cell.save(path)
-                yield cell, is_new
+            for benchmarks, words_of in _fits(plan, method):
+                model, fit_data, trainer = builder.method(method, seed, words_of)
+                fit_key = _digest([asdict(method), config, seed, _code_hash()] + ([asdict(words_of)] if words_of else []))
+                model.protocol_name = benchmarks[0].protocol
+                fit_seconds = _train(model, fit_data, trainer, output / "fits" / f"{fit_key}.ckpt") if method.fit else None
+                weights = state_hash({k: v for k, v in model.state_dict().items() if not k.startswith("metric")})
+                for benchmark in benchmarks:
+                    model.protocol_name = benchmark.protocol
+                    identity = [asdict(method), config, asdict(benchmark), seed, weights, _code_hash()]
+                    key = _digest(identity)
+                    path = output / "cells" / f"{key}.safetensors"
+                    cell = Cell.load(path)
+                    is_new = cell is None
+                    if cell is None:
+                        cell = _measure(model, data[benchmark.name], method, benchmark, seed, plan.pictures)
+                        cell.row |= {"fit_seconds": fit_seconds, "weights": weights, "key": key}
+                        cell.save(path)
+                    yield cell, is_new
+
+
+def _fits(plan: Comparison, method: MethodEntry) -> list[tuple[list[BenchmarkEntry], BenchmarkEntry | None]]:
+    """The benchmarks that one training serves: all of them, or each its own where a method trains on the class names."""
+    benchmarks = plan.benchmarks_of(method)
+    return [([benchmark], benchmark) for benchmark in benchmarks] if method.fit_words else [(benchmarks, None)]
 
 
 def _measure(model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int, pictures: int) -> Cell:

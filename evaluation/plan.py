@@ -15,6 +15,8 @@ from zerolabel_common import UserError
 class MethodEntry:
     """A row: ``config`` and what to ``set`` over it; ``fit`` trains it first, ``checkpoint`` loads a trained one.
 
+    ``fit_words`` trains it anew for every benchmark, on that benchmark's class names (``--data.scored_on``).
+
     ``benchmarks`` names the columns of a method that cannot do all of them.
     """
 
@@ -22,6 +24,7 @@ class MethodEntry:
     config: str
     set: dict[str, Any] = field(default_factory=dict)
     fit: bool = False
+    fit_words: bool = False
     checkpoint: str | None = None
     benchmarks: list[str] | None = None
 

@@ -22,7 +22,7 @@ Activation = Literal["softmax", "sigmoid"]
 Synonyms = Literal["max", "mean"]
 Ensemble = Literal["unit", "raw"]
 PositionResize = Literal["scaled_bicubic", "bicubic", "antialias", "bilinear"]
-Refine = Literal["none", "pamr"]
+Refine = Literal["none", "pamr", "neighbours"]
 _CHOICES = {
     "background": Background,
     "activation": Activation,
@@ -62,9 +62,12 @@ class Protocol:
         area_threshold: classes that cover at most this share of the predicted foreground are dropped (SCLIP on VOC21).
         position_resize: how position embeddings are brought to another grid: "scaled_bicubic" passes a scale factor of
             (h + 0.1) / h0 (SCLIP family), "bicubic" the size (GroupViT), "antialias" (GEM), "bilinear" (CLIP Surgery).
-        refine: "pamr" smooths the class maps along the picture's edges before the argmax.
+        refine: "pamr" smooths the class maps along the picture's edges before the argmax, "neighbours" (IFSeg) averages the
+            probabilities of a window's most similar cells.
         pamr_dilations: distances of PAMR's neighbours, pixels of the resized picture.
         pamr_iterations: PAMR's steps.
+        neighbours: cells that are averaged, itself included.
+        neighbour_steps: how often.
     """
 
     name: str = "custom"
@@ -85,6 +88,8 @@ class Protocol:
     refine: Refine = "none"
     pamr_dilations: tuple[int, ...] = (8, 16)
     pamr_iterations: int = 10
+    neighbours: int = 3
+    neighbour_steps: int = 25
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -92,6 +97,10 @@ class Protocol:
         known("template set", self.templates, _yaml("templates.yaml"))
         if self.crop is not None and not (self.stride and 0 < self.stride <= self.crop):
             raise UserError(f"protocol stride is {self.stride}; with windows of {self.crop} it must be 1..{self.crop}.")
+        if self.refine == "neighbours" and self.background_value > 0:
+            raise UserError(
+                "refine 'neighbours' gives averaged probabilities; a background_value cannot be compared with them."
+            )
         if self.short_side < 1 or self.temperature <= 0:
             raise UserError(f"protocol short_side {self.short_side} and temperature {self.temperature} must be positive.")
         object.__setattr__(self, "pamr_dilations", tuple(self.pamr_dilations))
@@ -152,6 +161,8 @@ class Protocol:
         ]
         if self.area_threshold:
             lines.append(f"Classes covering at most {self.area_threshold:.0%} of the predicted foreground are dropped.")
+        if self.refine == "neighbours":
+            lines.append(f"Mean over the {self.neighbours} most similar cells, {self.neighbour_steps} times.")
         if self.refine == "pamr":
             lines.append(f"PAMR, {self.pamr_iterations} iterations, dilations {self.pamr_dilations}.")
         lines.append(

@@ -7,7 +7,9 @@ A method implements :meth:`Segmenter.embed_vocabulary` (what the class names bec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
+from functools import wraps
 from typing import Any, ClassVar, Literal
 
 import lightning
@@ -18,6 +20,7 @@ from datamodules.base import Batch, to_unit
 from datamodules.vocabulary import Vocabulary
 from evaluation.label_map import LabelMap, label_map
 from evaluation.metrics import NO_PICTURE, ConfusionMatrix
+from evaluation.neighbours import average_neighbours
 from evaluation.protocol import Protocol
 from evaluation.windows import resize_picture, score_windows
 from zerolabel_common import UserError, is_repeat
@@ -30,7 +33,24 @@ class Sees(Enum):
     NAMES = "class names"
     PICTURES = "unlabelled pictures"
     CAPTIONS = "pictures with captions"
+    BOXES = "pictures with captions and boxes"
     MASKS = "masks (oracle)"
+
+
+def evaluating(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a method of a module in evaluation mode (no dropout), whatever mode it is in, and restores every part's mode."""
+
+    @wraps(work)
+    def run(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        modes = [(part, part.training) for part in module.modules()]
+        module.eval()
+        try:
+            return work(module, *args, **kwargs)
+        finally:
+            for part, training in modes:
+                part.training = training
+
+    return run
 
 
 class Segmenter(lightning.LightningModule):
@@ -68,6 +88,10 @@ class Segmenter(lightning.LightningModule):
         """Scores (B, Q, h, w) of images (B, 3, H, W) in [0, 1]."""
         raise NotImplementedError
 
+    def cell_features(self, images: Tensor) -> Tensor:
+        """Features (B, C, h, w) by which cells are alike, on the scores' grid; for the protocol's ``neighbours``."""
+        raise UserError(f"{type(self).__name__} has no features to find a cell's neighbours by; set refine to none or pamr.")
+
     # The shared rest ---------------------------------------------------------------------------------------------
 
     @property
@@ -92,11 +116,12 @@ class Segmenter(lightning.LightningModule):
         self.metric = ConfusionMatrix(vocabulary.num_classes, vocabulary.ignore_index).to(self.device)
 
     @torch.inference_mode()
+    @evaluating
     def segment(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
         """Label maps, each at its picture's size, of pictures (3, H, W), uint8 or in [0, 1], of any sizes."""
         background = self.vocabulary.background
         resized = [resize_picture(to_unit(image), self.protocol) for image in images]
-        windows = score_windows(self, resized, self.protocol, self.window_batch)
+        windows = score_windows(self.score_window, resized, self.protocol, self.window_batch)
         return [
             label_map(
                 scores,
@@ -110,6 +135,16 @@ class Segmenter(lightning.LightningModule):
             )
             for scores, image, picture in zip(windows, images, resized, strict=True)
         ]
+
+    def score_window(self, images: Tensor) -> Tensor:
+        """:meth:`forward`, smoothed among similar cells where the protocol says so."""
+        scores: Tensor = self(images)
+        if self.protocol.refine == "neighbours":
+            temperature = self.protocol.temperature if self.scores == "cosine" else 1.0
+            probabilities = torch.softmax(temperature * scores, 1)
+            features = self.cell_features(images)
+            scores = average_neighbours(probabilities, features, self.protocol.neighbours, self.protocol.neighbour_steps)
+        return scores
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)

@@ -65,6 +65,10 @@ class TrainingFree(Segmenter):
         scores = torch.einsum("bchw,qc->bqhw", dense, self.text_QC)
         return scores if pooled is None else feature_surgery(scores, pooled @ self.text_QC.T)
 
+    def cell_features(self, images: Tensor) -> Tensor:
+        """CLIP's dense embeddings under the rule."""
+        return self.backbone.tokens(images, self.rule_name, self.protocol.position_resize)[1]
+
 
 def feature_surgery(scores: Tensor, image_scores: Tensor) -> Tensor:
     """CLIP Surgery, section 3.2, in its collapsed form: w_k <f, t_k> - mean_j w_j <f, t_j>, for any batch size.

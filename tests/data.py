@@ -138,6 +138,11 @@ def make_unlabeled(root: Path) -> dict[str, Any]:
     return {"images": str(images), "size": 32, "train_batch_size": 2, "scored_on": DATAMODULES["VOC"](**made, num_workers=0)}
 
 
+def make_word_maps(root: Path) -> dict[str, Any]:
+    scored_on = DATAMODULES["VOC"](**make_voc(root), num_workers=0)
+    return {"scored_on": scored_on, "maps": 8, "largest": 6, "train_batch_size": 4}
+
+
 def make_shapes(root: Path) -> dict[str, Any]:
     return {"pictures": 3, "train_pictures": 8, "train_batch_size": 4, "num_workers": 0}
 
@@ -149,6 +154,7 @@ DATA: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ADE": make_ade,
     "Pictures": make_pictures,
     "UnlabeledImages": make_unlabeled,
+    "WordMaps": make_word_maps,
     "Shapes": make_shapes,
 }
 

@@ -15,11 +15,14 @@ from tests.data import DATA
 from zerolabel_common import UserError
 
 SHAPES = {"pictures": 3, "train_pictures": 8, "train_batch_size": 4, "num_workers": 0}
-OF_TRAINING = {Sees.CAPTIONS: "captions", Sees.PICTURES: "pictures", Sees.MASKS: "masks"}
+OF_TRAINING = {Sees.CAPTIONS: "captions", Sees.PICTURES: "pictures", Sees.BOXES: "questions", Sees.MASKS: "masks"}
 
 
 def shapes(method: type[Segmenter]) -> Any:
-    return DATAMODULES["Shapes"](**SHAPES, train=OF_TRAINING.get(method.sees, "pictures"))
+    data = DATAMODULES["Shapes"](**SHAPES, train=OF_TRAINING.get(method.sees, "pictures"))
+    if method.sees is Sees.NAMES:
+        return DATAMODULES["WordMaps"](scored_on=data, maps=8, largest=6, train_batch_size=4, num_workers=0)
+    return data
 
 
 def trainer(folder: Path, **options: Any) -> lightning.Trainer:
@@ -49,8 +52,8 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> DataModule:
 @pytest.mark.parametrize("vocabulary", ["shapes13", "voc21", "coco_stuff171"])
 def test_scores_have_a_row_per_word_at_any_size(method: type[Segmenter], vocabulary: str) -> None:
     model = method()
-    if method.sees is Sees.MASKS:
-        vocabulary = "shapes13"  # a closed set of classes
+    if method.sees is Sees.MASKS or hasattr(model, "ofa"):
+        vocabulary = "shapes13"  # a closed set of classes, or of words that the embedded OFA has learnt
     model.use_vocabulary(Vocabulary.load(vocabulary), Protocol.preset("shapes", vocabulary))
     for size in ((64, 64), (40, 72)):
         scores = model(torch.rand(2, 3, *size))

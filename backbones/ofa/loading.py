@@ -1,0 +1,125 @@
+"""Published OFA weights: fairseq's names, Hugging Face's names, and what of a checkpoint is not weights."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from backbones.ofa.model import OFA
+from backbones.ofa.tokenizer import OFATokenizer
+from zerolabel_common import UserError
+
+EMBEDDED = "embedded"
+FOLDER = Path(__file__).parents[1] / "checkpoints"
+MADE_BY_IFSEG = re.compile(r"decoder\.(embed_seg_positions|seg_pos_ln|seg_rel_pos_table_list)\.")
+NOT_WEIGHTS = re.compile(
+    r".*(\.version|_rp_bucket|image_position_idx|num_batches_tracked|seg_embed_tokens\.weight|embed_tokens_bag\.weight"
+    r"|_id_offset|region_prefix)"
+    r"|decoder\.(embed_tokens|output_projection|seg_projection)\.weight"
+)
+FAIRSEQ_OF_HUGGING_FACE = (
+    (r"^(encoder\..*)self_attn_mid_layer_norm", r"\1attn_ln"),
+    (r"^(decoder\..*)self_attn_mid_layer_norm", r"\1self_attn_ln"),
+    (r"cross_attn_mid_layer_norm", "cross_attn_ln"),
+    (r"cross_attn_layer_norm", "encoder_attn_layer_norm"),
+    (r"cross_attn\.", "encoder_attn."),
+    (r"ffn_layer_norm", "ffn_layernorm"),
+)
+
+
+def load_weights(model: OFA, weights: Mapping[str, Tensor], source: str) -> list[str]:
+    """Copies weights under either naming into a model; returns the names that only IFSeg adds and that keep their start.
+
+    Raises:
+        UserError: another vocabulary (the Chinese checkpoints'), missing weights or another size.
+    """
+    state = {fairseq_name(name): value for name, value in weights.items()}
+    state = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
+    own = model.state_dict()
+    own = {name: value for name, value in own.items() if not NOT_WEIGHTS.fullmatch(name)}
+    words = state.get("encoder.embed_tokens.weight")
+    if words is None:
+        raise UserError(f"'{source}' holds no OFA: 'encoder.embed_tokens.weight' is missing.")
+    if len(words) < model.config.vocabulary:
+        raise UserError(
+            f"'{source}' has {len(words)} words, the English OFA has {model.config.vocabulary}. Is it a Chinese checkpoint?"
+        )
+    state["encoder.embed_tokens.weight"] = words[: model.config.vocabulary]  # IFSeg's own checkpoints append unused rows
+    missing = [name for name in own if name not in state]
+    if lost := [name for name in missing if not MADE_BY_IFSEG.match(name)]:
+        raise UserError(f"'{source}' lacks '{lost[0]}' and {len(lost) - 1} other weights of this size of OFA.")
+    for name, value in own.items():
+        if name in state and state[name].shape != value.shape:
+            raise UserError(
+                f"'{source}': '{name}' is {tuple(state[name].shape)}, this size of OFA has {tuple(value.shape)}. "
+                "Set --model.size to the checkpoint's."
+            )
+    model.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
+    return missing
+
+
+def fairseq_name(name: str) -> str:
+    """A weight's name in fairseq's spelling, which ours is."""
+    for pattern, replacement in FAIRSEQ_OF_HUGGING_FACE:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def find_weights(path_or_hub_id: str, revision: str | None = None) -> Path:
+    """The file of ``"embedded"``, of a path, or of ``"hf-hub:OFA-Sys/ofa-base"``, downloaded at a pinned revision.
+
+    Raises:
+        UserError: a repository without a revision, or one that cannot be had.
+    """
+    if path_or_hub_id == EMBEDDED:
+        return FOLDER / "embedded_ofa.safetensors"
+    if not path_or_hub_id.startswith("hf-hub:"):
+        return Path(path_or_hub_id)
+    from huggingface_hub import hf_hub_download
+
+    repository = path_or_hub_id.removeprefix("hf-hub:")
+    if revision is None:
+        raise UserError(f"'{path_or_hub_id}' needs a revision (a commit of the repository), so that it stays the same weights.")
+    try:
+        return Path(hf_hub_download(repository, "pytorch_model.bin", revision=revision))
+    except Exception as error:
+        raise UserError(f"'{path_or_hub_id}' cannot be downloaded: {str(error).splitlines()[0][:200]}") from error
+
+
+def load_ofa(size: str, weights: str | None, revision: str | None = None, **options: Any) -> OFA:
+    """An OFA with published or embedded weights, or with random ones."""
+    return OFA(size, **options) if weights is None else OFA.from_pretrained(weights, size, revision, **options)
+
+
+def load_tokenizer(folder: str | None) -> OFATokenizer:
+    """The tokenizer of a folder, or the embedded one."""
+    return OFATokenizer.from_folder(FOLDER / "embedded_ofa" if folder is None else folder)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, from safetensors or from a torch file that holds nothing but tensors and plain values.
+
+    Raises:
+        UserError: missing, broken, or a file that would run code when it is read.
+    """
+    if not path.is_file():
+        raise UserError(f"weights '{path}' do not exist.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"'{path}' holds pickled objects beside its weights, which are never unpacked here. Where you trust it, convert it "
+            "once to safetensors (README, OFA)."
+        ) from error
+    except Exception as error:
+        raise UserError(f"weights '{path}' cannot be read: {str(error).splitlines()[0][:200]}") from error
+    return content.get("model", content)

@@ -1,0 +1,88 @@
+"""One image-free training step of IFSeg (OFA-tiny, 171 classes) against a plain step, as the reference computes it.
+
+The rival shares weights and equations. What it does plainly: a bias of its own for every picture and head, attention as an
+explicit softmax in float32, a bag of padded pieces for every cell, and all logits upsampled to 512 x 512 at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torchvision_compat  # noqa: F401  (must come before torchvision)
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.ofa.layers import Attention
+from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
+from datamodules import DATAMODULES, Vocabulary
+from datamodules.word_maps import draw_maps
+from methods import METHODS
+
+MAPS = 2
+
+
+class PlainAttention(Attention):
+    """The same numbers with every matrix written out."""
+
+    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = (
+            projection(source).unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1)
+            for projection, source in ((self.q_proj, x), (self.k_proj, memory), (self.v_proj, memory))
+        )
+        scores = torch.bmm(q * (2 * q.shape[-1]) ** -0.5, k.transpose(1, 2))
+        scores = scores + bias.expand(len(x), self.heads, *scores.shape[1:]).clone().flatten(0, 1)
+        out = torch.bmm(scores.float().softmax(-1).type_as(scores), v).unflatten(0, (len(x), self.heads))
+        out = out * self.c_attn[:, None, None]
+        attended: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        return attended
+
+
+def make() -> tuple[Callable[[], object], Callable[[], object]]:
+    """Our step and the plain one; both forward and backward."""
+    torch.manual_seed(0)
+    model: Any = METHODS["IFSeg"](size="tiny", weights=None, dropout=0.0, drop_path=0.0)
+    model.log = lambda *_, **__: None
+    count = Vocabulary.load("coco_stuff171").num_classes
+    pieces = torch.randint(4, 50000, (count, 2))
+    model.class_embeddings = model.ofa.words[pieces].mean(1).detach()
+    model.source = torch.cat([torch.tensor([0]), pieces[:, 0], torch.randint(4, 50000, (66,)), torch.tensor([2])])[None]
+    batch = next(iter(DATAMODULES["WordMaps"]("coco_stuff171", train_batch_size=MAPS, num_workers=0).train_dataloader()))
+
+    def ours() -> float:
+        model.zero_grad()
+        loss = model.training_step(batch, 0)
+        loss.backward()
+        return float(loss.detach())
+
+    def plain() -> float:
+        model.zero_grad()
+        attentions = [module for module in model.modules() if isinstance(module, Attention)]
+        for attention in attentions:
+            attention.__class__ = PlainAttention
+        ids = draw_maps(batch, count, 32)
+        cells = F.embedding_bag(pieces[ids].reshape(-1, 2), model.ofa.words, mode="mean").reshape(MAPS, 32, 32, -1)
+        encoded = model.ofa.encode_map(cells, model.source.expand(MAPS, -1))
+        logits = model.name_cells(encoded).float().transpose(1, 2).unflatten(2, (32, 32))
+        logits = F.interpolate(logits, (512, 512), mode="bilinear", align_corners=False)
+        loss = nn.functional.cross_entropy(logits, draw_maps(batch, count, 512))
+        loss.backward()
+        for attention in attentions:
+            attention.__class__ = Attention
+        return float(loss.detach())
+
+    return ours, plain
+
+
+def run() -> Iterator[Ratio]:
+    ours, plain = make()
+    assert abs(ours() - plain()) < 1e-4  # type: ignore[operator]
+    yield paired(f"an image-free step, {MAPS} maps, 171 classes, OFA-tiny, against a plain one", ours, plain, runs=3)
+    yield peak_memory("the same: added memory", "benchmarks.image_free")
+
+
+if __name__ == "__main__":
+    print_added_memory(dict(zip(("ours", "rival"), make(), strict=True))[sys.argv[1]])

@@ -1,0 +1,111 @@
+"""Random maps of class words (IFSeg, section 3.2): what an image-free method trains on. No picture, no mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.base import DataModule, Item
+from datamodules.sampling import EpochSampler
+from datamodules.vocabulary import Vocabulary
+from zerolabel_common import UserError
+
+LARGEST_NUMBER = 2**31  # against a few hundred words, the remainder is uniform to one part in ten million
+
+
+class WordMaps(DataModule):
+    """Grids of random numbers; a method takes them modulo the number of words it asks, see :func:`draw_maps`.
+
+    Map i of an epoch follows from (seed, epoch, i) alone: height and width uniform in 1..``largest``, cells independent.
+
+    Args:
+        classes: a shipped vocabulary or ``"cat; dog"``; default: that of ``scored_on``.
+        scored_on: a benchmark to validate and test on; without one, ``fit`` does not validate.
+        largest: most cells along a side (IFSeg: 32).
+        maps: maps of one epoch.
+        seed: of the maps.
+        train_batch_size: maps per step and process (IFSeg: 16 in all).
+        num_workers: loader processes.
+    """
+
+    def __init__(
+        self,
+        classes: str = "",
+        scored_on: DataModule | None = None,
+        largest: int = 32,
+        maps: int = 1600,
+        seed: int = 0,
+        train_batch_size: int = 16,
+        num_workers: int = 1,
+    ) -> None:
+        if not classes and scored_on is None:
+            raise UserError("no class names to train on: give --data.classes 'cat; dog' or a benchmark with --data.scored_on.")
+        vocabulary = Vocabulary.named(classes) if classes else scored_on.vocabulary if scored_on else None
+        assert vocabulary is not None
+        if vocabulary.num_classes < 2:
+            raise UserError(f"'{vocabulary.names[0]}' is the only class; a map of one word teaches nothing. Name at least two.")
+        super().__init__(vocabulary, num_workers=num_workers)
+        self.scored_on, self.largest, self.maps, self.seed = scored_on, largest, maps, seed
+        self.train_batch_size = train_batch_size
+
+    def describe(self) -> str:
+        return self.scored_on.describe() if self.scored_on else super().describe()
+
+    def prepare_data(self) -> None:
+        if self.scored_on:
+            self.scored_on.prepare_data()
+
+    def benchmark(self, split: str) -> Dataset[Item]:
+        if self.scored_on is None:
+            raise UserError("word maps have no pictures to score on; give a benchmark with --data.scored_on.")
+        return self.scored_on.benchmark(split)
+
+    def val_dataloader(self) -> Any:
+        return self.scored_on.val_dataloader() if self.scored_on else []
+
+    def test_dataloader(self) -> Any:
+        self.benchmark("test")
+        return self.scored_on.test_dataloader() if self.scored_on else []
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        dataset = RandomNumbers(self.maps, self.largest, self.seed)
+        return DataLoader(
+            dataset,
+            batch_size=self.train_batch_size,
+            sampler=EpochSampler(dataset, self.seed),
+            drop_last=True,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+class RandomNumbers(Dataset[dict[str, Tensor]]):
+    """Items ``numbers`` (largest, largest) int64, of which the first ``size`` (2,) rows and columns are the map."""
+
+    def __init__(self, maps: int, largest: int, seed: int) -> None:
+        self.maps, self.largest, self.seed = maps, largest, seed
+
+    def __len__(self) -> int:
+        return self.maps
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, *key])
+        size = rng.integers(1, self.largest + 1, 2)
+        numbers = rng.integers(0, LARGEST_NUMBER, (self.largest, self.largest))
+        return {"numbers": torch.from_numpy(numbers), "size": torch.from_numpy(size)}
+
+
+def draw_maps(batch: dict[str, Tensor], words: int, side: int) -> Tensor:
+    """Maps (B, side, side) of word ids: each grid resized to a square by the nearest lower cell, floor(i in / side).
+
+    Drawn at two sides, once as the encoder's input and once as the target, the borders of the same map need not coincide;
+    the reference does the same.
+    """
+    at = torch.arange(side, device=batch["size"].device)
+    rows, columns = (batch["size"][:, axis, None] * at // side for axis in (0, 1))
+    picture = torch.arange(len(rows), device=rows.device)[:, None, None]
+    return batch["numbers"][picture, rows[:, :, None], columns[:, None, :]] % words

@@ -1,0 +1,111 @@
+"""Pretrains a (tiny) OFA on questions about pictures; it made the embedded OFA of ``backbones/checkpoints``.
+
+First the trunk alone learns which of the things that captions name are visible (a linear head on its cells, pooled by
+log-sum-exp), in the place of OFA's ImageNet trunk. Then everything learns OFA's own kinds of tasks as text: captions,
+infilling, matching, naming regions from boxes, answering questions. The head goes on beside it and is kept for a reading of
+its own. No mask is used.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from backbones.ofa import OFA
+from backbones.ofa.config import BOS, EOS, PAD
+from methods.ofa_zero_shot import OFAZeroShot
+from methods.segmenter import Sees
+from zerolabel_common import atomic_path
+
+
+class OFAPretraining(OFAZeroShot):
+    """OFA's multi-task training from random weights, evaluated by its ``word_maps`` reading.
+
+    Args:
+        learning_rate: peak, after ``warmup_steps``, then half a cosine to 0, of the trunk's phase and of the rest.
+        weight_decay: of AdamW, on matrices only.
+        warmup_steps: steps of linear warm-up.
+        tagging_steps: steps of the trunk alone.
+        tags: number of things that a caption can name.
+        size: of the OFA.
+        protocol: evaluation preset.
+        protocol_values: single rules to change.
+        window_batch: windows scored at once.
+    """
+
+    sees = Sees.BOXES
+
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 50,
+        tagging_steps: int = 400,
+        tags: int = 20,
+        size: str = "embedded",
+        protocol: str = "shapes",
+        protocol_values: dict[str, Any] | None = None,
+        window_batch: int = 64,
+    ) -> None:
+        super().__init__("word_maps", size, None, None, None, protocol, protocol_values, window_batch)
+        self.save_hyperparameters(logger=False)
+        self.ofa = OFA(size, frozen_trunk=False, drop_path=0.0)
+        self.tag_head = nn.Linear(self.ofa.encoder.embed_images.channels, tags)
+        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
+        self.tagging_steps = tagging_steps
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        features = self.ofa.trunk(batch["image"])
+        logits_BLW = self.tag_head(features.flatten(2).transpose(1, 2)).float()
+        pooled_BW = torch.logsumexp(logits_BLW, 1) - math.log(logits_BLW.shape[1])
+        tagging = F.binary_cross_entropy_with_logits(pooled_BW, batch["visible"].float())
+        self.log("train/tagging", tagging)
+        if self.global_step < self.tagging_steps:
+            return tagging
+        questions = [question for asked in batch["question"] for question in asked]
+        answers = [answer for said in batch["answer"] for answer in said]
+        source, target = self._pieces(questions), self._pieces(answers)
+        features = features.repeat_interleave(len(questions) // len(features), 0)
+        decoded = self.ofa.decode_text(self.ofa.encode_features(features, source), target[:, :-1])
+        loss = F.cross_entropy((decoded @ self.ofa.words.T).float().flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
+        self.log("train/answers", loss, prog_bar=True)
+        return loss + 0.5 * tagging
+
+    def _pieces(self, texts: list[str]) -> Tensor:
+        """(B, T) of <s>, the pieces, </s> and padding."""
+        rows = [torch.tensor([BOS, *self.tokenizer.encode(text), EOS]) for text in texts]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(self.device)
+
+    def configure_optimizers(self) -> Any:
+        matrices = [p for p in self.parameters() if p.ndim >= 2]
+        others = [p for p in self.parameters() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
+        total = self.trainer.estimated_stepping_batches
+
+        def schedule(step: int) -> float:
+            start, end = (0, 2 * self.tagging_steps) if step < self.tagging_steps else (self.tagging_steps, total)
+            progress = min(1.0, (step - start) / max(1, end - start))
+            return min(1.0, (step - start + 1) / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_validation_epoch_start(self) -> None:
+        """The word embeddings have moved since the class names were embedded."""
+        self.use_vocabulary(self.vocabulary)
+        super().on_validation_epoch_start()
+
+    def on_train_end(self) -> None:
+        """Writes the weights in half precision, as they are shipped."""
+        folder = self.trainer.log_dir  # asks the other processes, so all must ask
+        if self.trainer.is_global_zero and folder:
+            weights = {k: v for k, v in self.ofa.state_dict().items() if not k.endswith("num_batches_tracked")}
+            weights |= {f"tag_head.{k}": v for k, v in self.tag_head.state_dict().items()}
+            with atomic_path(f"{folder}/ofa.safetensors") as path:
+                save_file({k: v.detach().half().cpu().contiguous() for k, v in weights.items()}, path)
