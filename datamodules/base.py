@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, TypedDict
 
 import lightning
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.sampling import EachOnceSampler
 from datamodules.vocabulary import Vocabulary
-from zerolabel_common import known
+from zerolabel_common import UserError, known
 
 
 class Item(TypedDict, total=False):
@@ -104,6 +105,43 @@ class DataModule(lightning.LightningDataModule):
             images = batch["image"]
             return batch | {"image": to_unit(images) if isinstance(images, Tensor) else [to_unit(image) for image in images]}
         return batch
+
+
+class TrainingData(DataModule, ABC):
+    """Something to train on without labels, and a benchmark, or none, to be scored on.
+
+    Args:
+        vocabulary: the class names, where the training needs some.
+        scored_on: a benchmark to validate and test on; without one, ``fit`` does not validate.
+        options: as of :class:`DataModule`.
+    """
+
+    unscored: ClassVar[str]  # why it cannot be scored on by itself
+
+    def __init__(self, vocabulary: Vocabulary | None, scored_on: DataModule | None, **options: Any) -> None:
+        super().__init__(vocabulary, **options)  # type: ignore[arg-type]  # without: Segmenter asks for it
+        self.scored_on = scored_on
+
+    @abstractmethod
+    def train_dataloader(self) -> Any: ...
+
+    def describe(self) -> str:
+        return self.scored_on.describe() if self.scored_on else super().describe()
+
+    def prepare_data(self) -> None:
+        if self.scored_on:
+            self.scored_on.prepare_data()
+
+    def benchmark(self, split: str) -> Dataset[Item]:
+        if self.scored_on is None:
+            raise UserError(f"{self.unscored}; give a benchmark with --data.scored_on.")
+        return self.scored_on.benchmark(split)
+
+    def val_dataloader(self) -> Any:
+        return self.scored_on.val_dataloader() if self.scored_on else []
+
+    def test_dataloader(self) -> Any:
+        return self.scored_on.test_dataloader() if self.scored_on else self.benchmark("test")
 
 
 def to_unit(image: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
-from datamodules.base import DataModule, Item
+from datamodules.base import DataModule, TrainingData
 from datamodules.reading.images import decode_picture
 from datamodules.reading.shards import ShardedPictures
 from datamodules.reading.sources import FolderPictures, ListedPictures, PictureSource
@@ -24,7 +24,7 @@ SKIPS = 100  # unreadable pictures in a row that "skip" accepts
 CROPS = ("centre", "random", "none")
 
 
-class UnlabeledImages(DataModule):
+class UnlabeledImages(TrainingData):
     """Pictures, and their captions where there are some; no mask is ever opened, and folders of labels are left out.
 
     The order of an epoch and every random crop depend on (seed, epoch, picture) alone, not on workers or processes.
@@ -45,6 +45,8 @@ class UnlabeledImages(DataModule):
         num_workers: loader processes.
     """
 
+    unscored = "these pictures have no labels to score on"
+
     def __init__(
         self,
         images: str,
@@ -61,28 +63,9 @@ class UnlabeledImages(DataModule):
         known("crop", crop, CROPS)
         known("rule for unreadable pictures", unreadable, ("stop", "skip"))
         vocabulary = Vocabulary.named(classes) if classes else scored_on.vocabulary if scored_on else None
-        super().__init__(vocabulary, num_workers=num_workers)  # type: ignore[arg-type]  # without: Segmenter asks for it
+        super().__init__(vocabulary, scored_on, num_workers=num_workers)
         self.images, self.size, self.crop, self.captions, self.unreadable = images, size, crop, captions, unreadable
-        self.scored_on, self.seed, self.train_batch_size = scored_on, seed, train_batch_size
-
-    def describe(self) -> str:
-        return self.scored_on.describe() if self.scored_on else super().describe()
-
-    def prepare_data(self) -> None:
-        if self.scored_on:
-            self.scored_on.prepare_data()
-
-    def benchmark(self, split: str) -> Dataset[Item]:
-        if self.scored_on is None:
-            raise UserError("these pictures have no labels to score on; give a benchmark with --data.scored_on.")
-        return self.scored_on.benchmark(split)
-
-    def val_dataloader(self) -> Any:
-        return self.scored_on.val_dataloader() if self.scored_on else []
-
-    def test_dataloader(self) -> Any:
-        self.benchmark("test")
-        return self.scored_on.test_dataloader() if self.scored_on else []
+        self.seed, self.train_batch_size = seed, train_batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:
         source = picture_source(self.images)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.base import DataModule, Item
+from datamodules.base import DataModule, TrainingData
 from datamodules.sampling import EpochSampler
 from datamodules.vocabulary import Vocabulary
 from zerolabel_common import UserError
@@ -17,7 +15,7 @@ from zerolabel_common import UserError
 LARGEST_NUMBER = 2**31  # against a few hundred words, the remainder is uniform to one part in ten million
 
 
-class WordMaps(DataModule):
+class WordMaps(TrainingData):
     """Grids of random numbers; a method takes them modulo the number of words it asks, see :func:`draw_maps`.
 
     Map i of an epoch follows from (seed, epoch, i) alone: height and width uniform in 1..``largest``, cells independent.
@@ -31,6 +29,8 @@ class WordMaps(DataModule):
         train_batch_size: maps per step and process (IFSeg: 16 in all).
         num_workers: loader processes.
     """
+
+    unscored = "word maps have no pictures to score on"
 
     def __init__(
         self,
@@ -48,28 +48,9 @@ class WordMaps(DataModule):
         assert vocabulary is not None
         if vocabulary.num_classes < 2:
             raise UserError(f"'{vocabulary.names[0]}' is the only class; a map of one word teaches nothing. Name at least two.")
-        super().__init__(vocabulary, num_workers=num_workers)
-        self.scored_on, self.largest, self.maps, self.seed = scored_on, largest, maps, seed
+        super().__init__(vocabulary, scored_on, num_workers=num_workers)
+        self.largest, self.maps, self.seed = largest, maps, seed
         self.train_batch_size = train_batch_size
-
-    def describe(self) -> str:
-        return self.scored_on.describe() if self.scored_on else super().describe()
-
-    def prepare_data(self) -> None:
-        if self.scored_on:
-            self.scored_on.prepare_data()
-
-    def benchmark(self, split: str) -> Dataset[Item]:
-        if self.scored_on is None:
-            raise UserError("word maps have no pictures to score on; give a benchmark with --data.scored_on.")
-        return self.scored_on.benchmark(split)
-
-    def val_dataloader(self) -> Any:
-        return self.scored_on.val_dataloader() if self.scored_on else []
-
-    def test_dataloader(self) -> Any:
-        self.benchmark("test")
-        return self.scored_on.test_dataloader() if self.scored_on else []
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         dataset = RandomNumbers(self.maps, self.largest, self.seed)
