@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from methods.segmenter import Sees
 from methods.training_free import TrainingFree
+from methods.two_phases import adamw_in_two_phases
 from zerolabel_common import atomic_path
 
 
@@ -80,19 +81,8 @@ class CaptionPretraining(TrainingFree):
         return loss
 
     def configure_optimizers(self) -> Any:
-        matrices = [p for p in self.parameters() if p.ndim >= 2]
-        others = [p for p in self.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
-        ends = (self.tagging_steps, self.trainer.estimated_stepping_batches)
-
-        def schedule(step: int) -> float:
-            start, end = (0, ends[0]) if step < ends[0] else ends
-            progress = min(1.0, (step - start) / max(1, end - start))
-            return min(1.0, (step - start + 1) / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        first, total = (self.tagging_steps, self.tagging_steps), self.trainer.estimated_stepping_batches
+        return adamw_in_two_phases(self, self.learning_rate, self.weight_decay, self.warmup_steps, first, int(total))
 
     def on_validation_epoch_start(self) -> None:
         """The text tower has moved since the words were embedded."""

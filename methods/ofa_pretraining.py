@@ -20,6 +20,7 @@ from backbones.ofa import OFA
 from backbones.ofa.config import BOS, EOS, PAD
 from methods.ofa_zero_shot import OFAZeroShot
 from methods.segmenter import Sees
+from methods.two_phases import adamw_in_two_phases
 from zerolabel_common import atomic_path
 
 
@@ -82,19 +83,8 @@ class OFAPretraining(OFAZeroShot):
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(self.device)
 
     def configure_optimizers(self) -> Any:
-        matrices = [p for p in self.parameters() if p.ndim >= 2]
-        others = [p for p in self.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
-        total = self.trainer.estimated_stepping_batches
-
-        def schedule(step: int) -> float:
-            start, end = (0, 2 * self.tagging_steps) if step < self.tagging_steps else (self.tagging_steps, total)
-            progress = min(1.0, (step - start) / max(1, end - start))
-            return min(1.0, (step - start + 1) / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        first, total = (self.tagging_steps, 2 * self.tagging_steps), self.trainer.estimated_stepping_batches
+        return adamw_in_two_phases(self, self.learning_rate, self.weight_decay, self.warmup_steps, first, int(total))
 
     def on_validation_epoch_start(self) -> None:
         """The word embeddings have moved since the class names were embedded."""
