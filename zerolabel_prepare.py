@@ -39,6 +39,6 @@ def run_prepare(arguments: list[str]) -> int:
         addresses = "".join(f"\n  {archive:<40} {address}" for archive, (address, _) in data.published.archives.items())
         print(f"The data set is published as:{addresses}", file=sys.stderr)
         raise UserError(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in '{data.root}', listed above.")
-    print(f"'{data.root}' is complete: {len(data.pictures())} pictures of the split '{data.split}' with whole masks.")
+    print(f"'{data.root}' is complete: {len(data.pictures)} pictures of the split '{data.split}' with whole masks.")
     print(f"score on it with: --data {type(data).__name__} --data.root {data.root} --data.vocabulary {data.vocabulary.name}")
     return 0

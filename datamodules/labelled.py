@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -178,15 +179,16 @@ class OriginalFiles(DataModule, ABC):
             UserError: no such split.
         """
 
+    @cached_property
     def pictures(self) -> LabelledPictures:
-        """The split, not yet checked for completeness."""
+        """The split, not yet checked for completeness; kept, because labels in JSON take seconds to parse."""
         pictures, labels = self.picture_files(), self.label_files()
         names, source = self.listed(pictures, labels)
         return LabelledPictures(names, pictures, labels, self.vocabulary, source)
 
     def benchmark(self, split: str) -> LabelledPictures:
         """The pictures of the chosen split, for validation and test alike."""
-        return self.pictures().complete()
+        return self.pictures.complete()
 
     def describe(self) -> str:
         return f"{super().describe()}, {self.split}"

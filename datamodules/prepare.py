@@ -21,14 +21,10 @@ def prepare(data: OriginalFiles) -> list[str]:
         The faults, a line each; empty if all is well.
     """
     faults = wrong_archives(data)
-    for find in (data.picture_files, data.label_files, data.pictures):
-        try:
-            find()
-        except UserError as error:
-            faults += [str(error)] if str(error) not in faults else []
-    if faults:
-        return faults
-    pictures = data.pictures()
+    try:
+        pictures = data.pictures
+    except UserError as error:
+        return [*faults, *unfound(data, str(error))]
     expected = data.published.counts.get(data.split)
     if expected is not None and len(pictures) != expected and not getattr(data, "listing", None):
         faults.append(f"{pictures.source} names {len(pictures)} pictures, published are {expected}.")
@@ -48,6 +44,17 @@ def prepare(data: OriginalFiles) -> list[str]:
     ]
     if not faults:
         keep_checksums(listing, sums)
+    return faults
+
+
+def unfound(data: OriginalFiles, first: str) -> list[str]:
+    """The ``first`` fault, and what else is not there: pictures and labels may both be absent."""
+    faults = [first]
+    for find in (data.picture_files, data.label_files):
+        try:
+            find()
+        except UserError as error:
+            faults += [str(error)] if str(error) not in faults else []
     return faults
 
 
