@@ -101,10 +101,12 @@ class DataModule(lightning.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Pictures leave the workers, and reach the device, as bytes: a quarter of what floats would move."""
-        if isinstance(batch, dict) and "image" in batch:
-            images = batch["image"]
-            return batch | {"image": to_unit(images) if isinstance(images, Tensor) else [to_unit(image) for image in images]}
-        return batch
+        if not isinstance(batch, dict):
+            return batch
+        if "image" not in batch:  # several batches side by side, under their names
+            return {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in batch.items()}
+        images = batch["image"]
+        return batch | {"image": to_unit(images) if isinstance(images, Tensor) else [to_unit(image) for image in images]}
 
 
 class TrainingData(DataModule, ABC):

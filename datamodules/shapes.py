@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class Shapes(DataModule):
     """
 
     label_spaces = ("shapes13", "shapes12", "shapes16", "shapes_open")
+    tag_names: ClassVar = list(world.WORLD_NAMES)  # of the fields ``visible`` and ``said``
 
     def __init__(
         self,

@@ -1,9 +1,12 @@
-"""Random maps of class words (IFSeg, section 3.2): what an image-free method trains on. No picture, no mask."""
+"""Random maps of class words (IFSeg, section 3.2): what an image-free method trains on, without a mask."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,6 +25,7 @@ class WordMaps(TrainingData):
 
     Args:
         classes: a shipped vocabulary or ``"cat; dog"``; default: that of ``scored_on``.
+        pictures: unlabelled pictures to give beside the maps, for a method that goes on to train on them.
         scored_on: a benchmark to validate and test on; without one, ``fit`` does not validate.
         largest: most cells along a side (IFSeg: 32).
         maps: maps of one epoch.
@@ -35,6 +39,7 @@ class WordMaps(TrainingData):
     def __init__(
         self,
         classes: str = "",
+        pictures: DataModule | None = None,
         scored_on: DataModule | None = None,
         largest: int = 32,
         maps: int = 1600,
@@ -49,10 +54,17 @@ class WordMaps(TrainingData):
         if vocabulary.num_classes < 2:
             raise UserError(f"'{vocabulary.names[0]}' is the only class; a map of one word teaches nothing. Name at least two.")
         super().__init__(vocabulary, scored_on, num_workers=num_workers)
+        self.pictures = pictures
         self.largest, self.maps, self.seed = largest, maps, seed
         self.train_batch_size = train_batch_size
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def train_dataloader(self) -> Any:
+        """Batches of maps or, with ``pictures``, of both under the names ``maps`` and ``pictures``."""
+        if self.pictures is None:
+            return self._maps()
+        return CombinedLoader({"maps": self._maps(), "pictures": self.pictures.train_dataloader()}, "min_size")
+
+    def _maps(self) -> DataLoader[dict[str, Tensor]]:
         dataset = RandomNumbers(self.maps, self.largest, self.seed)
         return DataLoader(
             dataset,

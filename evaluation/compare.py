@@ -94,7 +94,9 @@ def _cells(plan: Comparison, output: Path, builder: Builder) -> Iterator[tuple[C
             config = Path(method.config).read_text(encoding="utf-8")
             for benchmarks, words_of in _fits(plan, method):
                 model, fit_data, trainer = builder.method(method, seed, words_of)
-                fit_key = _digest([asdict(method), config, seed, _code_hash()] + ([asdict(words_of)] if words_of else []))
+                fit_key = _digest(
+                    [asdict(method), config, seed, _code_hash()] + ([words_of.data, words_of.options] if words_of else [])
+                )
                 model.protocol_name = benchmarks[0].protocol
                 fit_seconds = _train(model, fit_data, trainer, output / "fits" / f"{fit_key}.ckpt") if method.fit else None
                 weights = state_hash({k: v for k, v in model.state_dict().items() if not k.startswith("metric")})
@@ -115,7 +117,12 @@ def _cells(plan: Comparison, output: Path, builder: Builder) -> Iterator[tuple[C
 def _fits(plan: Comparison, method: MethodEntry) -> list[tuple[list[BenchmarkEntry], BenchmarkEntry | None]]:
     """The benchmarks that one training serves: all of them, or each its own where a method trains on the class names."""
     benchmarks = plan.benchmarks_of(method)
-    return [([benchmark], benchmark) for benchmark in benchmarks] if method.fit_words else [(benchmarks, None)]
+    if not method.fit_words:
+        return [(benchmarks, None)]
+    alike: dict[str, list[BenchmarkEntry]] = {}
+    for benchmark in benchmarks:
+        alike.setdefault(repr((benchmark.data, benchmark.options)), []).append(benchmark)
+    return [(group, group[0]) for group in alike.values()]
 
 
 def _measure(model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int, pictures: int) -> Cell:

@@ -16,7 +16,7 @@ from PIL import Image
 from evaluation.cells import Cell
 from evaluation.plan import Comparison
 from evaluation.predictions import blend, label_image
-from evaluation.tables import ORACLE, columns, value
+from evaluation.tables import columns, value
 from zerolabel_common import atomic_path
 
 PICTURE_WIDTH = 320  # pixels, about twice what the page shows
@@ -31,7 +31,6 @@ def write_report(cells: list[Cell], plan: Comparison, output: Path) -> None:
         columns=columns(cells),
         galleries=[_gallery(cells, benchmark.name, plan.pictures) for benchmark in plan.benchmarks],
         row=cells[0].row,
-        oracle=ORACLE,
     )
     with atomic_path(output / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -18,7 +18,7 @@ from evaluation.cells import Cell
 from evaluation.plan import Comparison
 from zerolabel_common import atomic_path
 
-ORACLE = "masks (oracle)"
+ORACLE = "(oracle)"  # ends what a method sees, where that is labels
 SIGNIFICANT = 0.05
 
 
@@ -40,6 +40,10 @@ class Entry:
     p_value: float | None = None  # of "as good as the best", None for the best and the oracle
 
     @property
+    def is_oracle(self) -> bool:
+        return self.sees.endswith(ORACLE)
+
+    @property
     def tied(self) -> bool:
         """Not significantly worse than the best."""
         return self.p_value is not None and self.p_value > SIGNIFICANT
@@ -58,7 +62,7 @@ class Column:
 
     @property
     def ranked(self) -> list[Entry]:
-        return [entry for entry in self.entries if entry.sees != ORACLE]
+        return [entry for entry in self.entries if not entry.is_oracle]
 
     def entry(self, method: str) -> Entry | None:
         return next((entry for entry in self.entries if entry.method == method), None)
@@ -99,7 +103,7 @@ def _entry(cells: list[Cell]) -> Entry:
 
 
 def _with_significance(entries: list[Entry]) -> list[Entry]:
-    ranked = [entry for entry in entries if entry.sees != ORACLE]
+    ranked = [entry for entry in entries if not entry.is_oracle]
     if not ranked:
         return entries
     best = max(ranked, key=lambda entry: entry.miou)
@@ -168,7 +172,7 @@ def _tex_cell(entry: Entry | None) -> str:
     if entry is None:
         return "--"
     number = value(entry).replace("±", "$\\pm$")
-    mark = "$\\dagger$" if entry.sees == ORACLE else "$\\approx$" if entry.tied else ""
+    mark = "$\\dagger$" if entry.is_oracle else "$\\approx$" if entry.tied else ""
     return (f"\\textbf{{{number}}}" if entry.best else number) + mark
 
 

@@ -16,15 +16,16 @@ from torch import Tensor
 
 from backbones.ofa.loading import EMBEDDED, load_ofa
 from datamodules.word_maps import draw_maps
-from methods.map_loss import map_cross_entropy
-from methods.ofa_zero_shot import OFAZeroShot
-from methods.segmenter import Sees
+from evaluation.neighbours import average_neighbours
+from methods.map_loss import map_cross_entropy, upsampling
+from methods.ofa_reader import OFAReader
+from methods.segmenter import Sees, evaluating
 
 BETAS = (0.9, 0.999)
 
 
-class IFSeg(OFAZeroShot):
-    """Trains an OFA on word maps of the class names alone.
+class IFSeg(OFAReader):
+    """Trains an OFA on word maps of the class names alone and, in its self-training variant, on its own label maps.
 
     Trunk, its projection and all word embeddings are frozen; the class embeddings are also the output layer, so that only
     the asked classes can be said. The weights after the last step count: the reference keeps the best of its epochs on the
@@ -35,6 +36,11 @@ class IFSeg(OFAZeroShot):
         weight_decay: on all trained weights.
         dropout: of embeddings and branches.
         drop_path: of the last layers' branches.
+        self_training_from: the step from which on it trains on the smoothed label maps that it gives unlabelled pictures
+            (``--data.pictures``) instead of word maps (Table 4). INFERRED: labels by the model of the moment, without dropout,
+            smoothed as in section 3.4; the paper's appendix, which says more, was not available. Null: never.
+        select_on_labels: keeps the weights of the best validation instead of the last, as the reference does. This uses
+            labels, so the result is ranked with the oracles; it needs ``--trainer.limit_val_batches``.
         size: ``tiny`` to ``huge`` as published, or ``embedded``.
         weights: ``embedded``, a file of weights, ``hf-hub:OFA-Sys/ofa-base``, or null for random ones.
         revision: commit of an ``hf-hub:`` repository.
@@ -52,6 +58,8 @@ class IFSeg(OFAZeroShot):
         weight_decay: float = 0.1,
         dropout: float = 0.1,
         drop_path: float = 0.1,
+        self_training_from: int | None = None,
+        select_on_labels: bool = False,
         size: str = "embedded",
         weights: str | None = EMBEDDED,
         revision: str | None = None,
@@ -60,23 +68,53 @@ class IFSeg(OFAZeroShot):
         protocol_values: dict[str, Any] | None = None,
         window_batch: int = 64,
     ) -> None:
-        super().__init__("surrogate", size, weights, revision, tokenizer, protocol, protocol_values, window_batch)
+        ofa = load_ofa(size, weights, revision, dropout=dropout, drop_path=drop_path)
+        super().__init__(ofa, tokenizer, protocol, protocol_values, window_batch)
         self.save_hyperparameters(logger=False)
-        self.ofa = load_ofa(size, weights, revision, dropout=dropout, drop_path=drop_path)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.self_training_from, self.select_on_labels = self_training_from, select_on_labels
+        self.sees = Sees.NAMES if self_training_from is None else Sees.PICTURES
+        if select_on_labels:
+            self.sees = Sees.SELECTION
+        self.best: tuple[float, dict[str, Tensor]] = (-1.0, {})
         encoder = self.ofa.encoder
         for frozen in (encoder.embed_images, encoder.image_proj, encoder.embed_tokens):
             frozen.requires_grad_(False)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        config, words = self.ofa.config, len(self.class_embeddings)
-        cells = self.class_embeddings[draw_maps(batch, words, config.grid)]
-        logits_BLQ = self.name_cells(self.ofa.encode_map(cells, self.source)).float()
-        logits = logits_BLQ.transpose(1, 2).unflatten(2, (config.grid, config.grid))
-        target = draw_maps(batch, words, config.grid * config.stride)
-        loss = map_cross_entropy(logits, target)
+    def read(self, features: Tensor) -> Tensor:
+        return self.name_cells(self.ofa.encode_features(features, self.source))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if self.self_training_from is not None and self.global_step >= self.self_training_from:
+            loss = self._self_training_loss(batch["pictures"]["image"])
+        else:
+            loss = self._image_free_loss(batch.get("maps", batch))
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _image_free_loss(self, maps: dict[str, Tensor]) -> Tensor:
+        """Sections 3.2 and 3.3."""
+        config, words = self.ofa.config, len(self.class_embeddings)
+        cells = self.class_embeddings[draw_maps(maps, words, config.grid)]
+        logits_BLQ = self.name_cells(self.ofa.encode_map(cells, self.source)).float()
+        logits = logits_BLQ.transpose(1, 2).unflatten(2, (config.grid, config.grid))
+        return map_cross_entropy(logits, draw_maps(maps, words, config.grid * config.stride))
+
+    def _self_training_loss(self, images: Tensor) -> Tensor:
+        features = self.cell_features(images)
+        target = self._own_labels(features)
+        logits = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:]).float()
+        return map_cross_entropy(logits, target)
+
+    @torch.no_grad()
+    @evaluating
+    def _own_labels(self, features: Tensor) -> Tensor:
+        """Label maps (B, H, W) that the model gives trunk features now, smoothed among similar cells."""
+        scores = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:]).float()
+        protocol = self.protocol
+        smoothed = average_neighbours(scores.softmax(1), features.float(), protocol.neighbours, protocol.neighbour_steps)
+        up, across = (upsampling(n, n * self.ofa.config.stride).to(scores) for n in features.shape[2:])
+        return (up @ smoothed @ across.T).argmax(1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
@@ -88,6 +126,16 @@ class IFSeg(OFAZeroShot):
         total = self.trainer.estimated_stepping_batches
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 0.5 * (1 + math.cos(math.pi * min(1, n / total))))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        miou = float(self.trainer.callback_metrics["val/miou"])
+        if self.select_on_labels and not self.trainer.sanity_checking and miou > self.best[0]:
+            self.best = (miou, {name: value.detach().clone() for name, value in self.state_dict().items()})
+
+    def on_train_end(self) -> None:
+        if self.select_on_labels and self.best[1]:
+            self.load_state_dict(self.best[1])
 
 
 def fairseq_epsilon(step: int, epsilon: float = 1e-8) -> float:

@@ -8,6 +8,7 @@ its own. No mask is used.
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -18,14 +19,14 @@ from torch import Tensor, nn
 
 from backbones.ofa import OFA
 from backbones.ofa.config import BOS, EOS, PAD
-from methods.ofa_zero_shot import OFAZeroShot
+from methods.ofa_reader import OFAReader
 from methods.segmenter import Sees
 from methods.two_phases import adamw_in_two_phases
 from zerolabel_common import atomic_path
 
 
-class OFAPretraining(OFAZeroShot):
-    """OFA's multi-task training from random weights, evaluated by its ``word_maps`` reading.
+class OFAPretraining(OFAReader):
+    """OFA's multi-task training from random weights, evaluated by the nearest word map.
 
     Args:
         learning_rate: peak, after ``warmup_steps``, then half a cosine to 0, of the trunk's phase and of the rest.
@@ -53,12 +54,14 @@ class OFAPretraining(OFAZeroShot):
         protocol_values: dict[str, Any] | None = None,
         window_batch: int = 64,
     ) -> None:
-        super().__init__("word_maps", size, None, None, None, protocol, protocol_values, window_batch)
+        super().__init__(OFA(size, frozen_trunk=False, drop_path=0.0), None, protocol, protocol_values, window_batch)
         self.save_hyperparameters(logger=False)
-        self.ofa = OFA(size, frozen_trunk=False, drop_path=0.0)
         self.tag_head = nn.Linear(self.ofa.encoder.embed_images.channels, tags)
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.tagging_steps = tagging_steps
+
+    def read(self, features: Tensor) -> Tensor:
+        return self.word_map_likeness(self.ofa.encode_features(features, self.source))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         features = self.ofa.trunk(batch["image"])
@@ -97,5 +100,7 @@ class OFAPretraining(OFAZeroShot):
         if self.trainer.is_global_zero and folder:
             weights = {k: v for k, v in self.ofa.state_dict().items() if not k.endswith("num_batches_tracked")}
             weights |= {f"tag_head.{k}": v for k, v in self.tag_head.state_dict().items()}
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            named = {"tags": json.dumps(data.tag_names)}
             with atomic_path(f"{folder}/ofa.safetensors") as path:
-                save_file({k: v.detach().half().cpu().contiguous() for k, v in weights.items()}, path)
+                save_file({k: v.detach().half().cpu().contiguous() for k, v in weights.items()}, path, named)

@@ -8,26 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.ofa import OFA
-from backbones.ofa.config import BOS, EOS, PAD, UNK
-from backbones.ofa.loading import EMBEDDED, load_ofa, load_tokenizer
-from backbones.ofa.model import Encoded
-from methods.segmenter import Sees, Segmenter
+from backbones.ofa.config import BOS, EOS, PAD
+from backbones.ofa.loading import EMBEDDED, load_ofa, load_tags
+from methods.ofa_reader import OFAReader, likeness
+from methods.segmenter import Sees
 from zerolabel_common import UserError, known
 
-PROMPT = "what is the segmentation map of the image? object:"
 REGION = "what does the region describe? region:"
-READINGS = ("nearest_word", "word_maps", "surrogate", "questions")
+READINGS = ("nearest_word", "word_maps", "surrogate", "questions", "tags")
 
 
-class OFAZeroShot(Segmenter):
+class OFAZeroShot(OFAReader):
     """A class per cell, read from a pretrained OFA.
 
     Args:
         reading: ``nearest_word`` compares a cell's encoding with the embeddings of the class names (the word-embedding
             nearest neighbour), ``word_maps`` with the encodings of maps that hold one class name everywhere, ``surrogate``
-            asks the decoder as IFSeg does, before IFSeg has trained it, and ``questions`` asks it what each cell's region
-            shows (slow: a text per cell and name).
+            asks the decoder as IFSeg does, before IFSeg has trained it, ``questions`` asks it what each cell's region
+            shows (slow: a text per cell and name), and ``tags`` the head that taught the embedded OFA's trunk to see.
         size: ``tiny`` to ``huge`` as published, or ``embedded``.
         weights: ``embedded``, a file of weights, ``hf-hub:OFA-Sys/ofa-base``, or null for random ones.
         revision: commit of an ``hf-hub:`` repository.
@@ -38,7 +36,6 @@ class OFAZeroShot(Segmenter):
     """
 
     sees = Sees.NOTHING
-    scores = "logit"
 
     def __init__(
         self,
@@ -51,61 +48,29 @@ class OFAZeroShot(Segmenter):
         protocol_values: dict[str, Any] | None = None,
         window_batch: int = 64,
     ) -> None:
-        super().__init__(protocol, protocol_values, window_batch)
+        super().__init__(load_ofa(size, weights, revision), tokenizer, protocol, protocol_values, window_batch)
         self.save_hyperparameters(logger=False)
         self.reading = known("reading of OFA", reading, READINGS)
-        self.ofa: OFA = load_ofa(size, weights, revision)
-        self.tokenizer = load_tokenizer(tokenizer)
-        self.class_embeddings: Tensor = torch.zeros(0)
-        self.source: Tensor = torch.zeros(0)
-        self.pieces: list[list[int]] = []
+        self.tags = load_tags(weights) if reading == "tags" else None
 
     def embed_vocabulary(self, words: list[str]) -> None:
-        """The mean embedding of each name's pieces (Q, d), and the source text that lists all names (1, T).
-
-        Raises:
-            UserError: a name of which no piece is known, or more pieces than OFA has positions for.
-        """
-        self.pieces = pieces = [self.tokenizer.encode(word) for word in words]
-        for word, ids in zip(words, pieces, strict=True):
-            if not set(ids) - {UNK}:
-                raise UserError(f"the class '{word}' has no piece that OFA knows. Give another word for it.")
-        listed = [piece for ids in pieces for piece in ids]
-        source = [BOS, *self.tokenizer.encode(PROMPT), *listed, *self.tokenizer.encode("unknown"), EOS]
-        longest = self.ofa.config.text_positions
-        if len(source) > longest:
-            raise UserError(f"{len(words)} classes make a text of {len(source)} pieces; OFA reads {longest}. Name fewer.")
-        means = [self.ofa.words[torch.tensor(ids, device=self.device)].mean(0) for ids in pieces]
-        self.class_embeddings = torch.stack(means).detach()
-        self.source = torch.tensor([source], device=self.device)
-
-    def cell_features(self, images: Tensor) -> Tensor:
-        """The trunk's features, before their projection."""
-        height, width = images.shape[2:]
-        stride = self.ofa.config.stride
-        return self.ofa.trunk(F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate"))
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.cell_features(images)
-        scores: Tensor = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:])
-        return scores
+        super().embed_vocabulary(words)
+        if self.tags and (unknown := [word for word in words if word not in self.tags.names]):
+            raise UserError(f"the tagging head does not know '{unknown[0]}'; it knows {', '.join(self.tags.names)}.")
 
     def read(self, features: Tensor) -> Tensor:
-        """Scores (B, L, Q) of the cells of trunk features (B, C, h, w)."""
+        if self.tags:
+            rows = [self.tags.names.index(word) for word in self.words]
+            scores = F.linear(features.flatten(2).mT, self.tags.weight.to(features), self.tags.bias.to(features))
+            return scores[..., rows]
         if self.reading == "questions":
             return self._answers(features)
         encoded = self.ofa.encode_features(features, self.source)
         if self.reading == "surrogate":
             return self.name_cells(encoded)
-        known_as = self.class_embeddings
         if self.reading == "word_maps":
-            cells = self.class_embeddings[:, None, None].expand(-1, *encoded.grid, -1)
-            known_as = self.ofa.encode_map(cells, self.source).cells.mean(1)
-        return F.normalize(encoded.cells, dim=-1) @ F.normalize(known_as, dim=-1).T
-
-    def name_cells(self, encoded: Encoded) -> Tensor:
-        """The decoder's logits (B, L, Q) about every cell (IFSeg, section 3.3)."""
-        return self.ofa.decode_map(encoded) @ self.class_embeddings.T
+            return self.word_map_likeness(encoded)
+        return likeness(encoded.cells, self.class_embeddings)
 
     def _answers(self, features: Tensor) -> Tensor:
         """(B, L, Q) mean log-probability of each name's pieces as the answer to OFA's region question about a cell."""

@@ -34,6 +34,7 @@ class Sees(Enum):
     PICTURES = "unlabelled pictures"
     CAPTIONS = "pictures with captions"
     BOXES = "pictures with captions and boxes"
+    SELECTION = "class names; labels choose the step (oracle)"
     MASKS = "masks (oracle)"
 
 
@@ -56,8 +57,8 @@ def evaluating(work: Callable[..., Any]) -> Callable[..., Any]:
 class Segmenter(lightning.LightningModule):
     """Base of all methods.
 
-    Class attributes:
-        sees: what the method's training sees.
+    Attributes:
+        sees: what the method's training sees; a variant that sees more says so in its ``__init__``.
         scores: "cosine" scores are multiplied with the protocol's temperature, "logit" scores are taken as they are.
 
     Args:
@@ -66,7 +67,7 @@ class Segmenter(lightning.LightningModule):
         window_batch: windows scored at once; bounds the memory, does not change the result.
     """
 
-    sees: ClassVar[Sees] = Sees.NOTHING
+    sees: Sees = Sees.NOTHING
     scores: ClassVar[Literal["cosine", "logit"]] = "cosine"
 
     def __init__(self, protocol: str = "shapes", protocol_values: dict[str, Any] | None = None, window_batch: int = 64) -> None:

@@ -199,11 +199,12 @@ def test_a_method_that_trains_on_words_is_trained_for_each_benchmark(tmp_path: P
     steps = {"trainer.max_steps": 1, "data.num_workers": 0}
     entry = {"name": "IFSeg", "config": "configs/ifseg/shapes.yaml", "set": steps, "fit": True, "fit_words": True}
     named = {**OBJECTS, "name": "everything", "options": {**OBJECTS["options"], "vocabulary": "shapes16"}}
-    plan = {**PLAN, "methods": [entry], "benchmarks": [OBJECTS, named], "seeds": [0]}
+    smoothed = {**OBJECTS, "name": "smoothed", "protocol": "shapes_neighbours"}  # the same words: the same training
+    plan = {**PLAN, "methods": [entry], "benchmarks": [OBJECTS, named, smoothed], "seeds": [0]}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     assert cli.main(["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out")]) == 0
     assert len(list((tmp_path / "out" / "fits").iterdir())) == 2
     with (tmp_path / "out" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["benchmark"] for row in rows} == {"objects", "everything"}
+    assert {row["benchmark"] for row in rows} == {"objects", "everything", "smoothed"}
     assert len({row["weights"] for row in rows}) == 2

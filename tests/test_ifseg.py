@@ -263,3 +263,67 @@ def test_neighbours_are_averaged_by_any_method_with_features() -> None:
         probe.segment(picture)
     with pytest.raises(UserError, match="background_value"):
         METHODS["TrainingFree"]("sclip", protocol_values={"refine": "neighbours", "background_value": 0.1})
+
+
+def small_run(folder: Path, model: Any, pictures: bool = False, **options: Any) -> lightning.Trainer:
+    scored_on = DATAMODULES["Shapes"]("shapes12", pictures=2, num_workers=0)
+    seen = DATAMODULES["Shapes"]("shapes12", train="pictures", train_pictures=40, train_batch_size=2, num_workers=0)
+    data = DATAMODULES["WordMaps"](
+        scored_on=scored_on, largest=8, maps=64, num_workers=0, train_batch_size=4, pictures=seen if pictures else None
+    )
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(default_root_dir=folder, accelerator="cpu", **quiet, **options)
+    trainer.fit(model, data)
+    return trainer
+
+
+def test_self_training_goes_on_with_pictures(tmp_path: Path) -> None:
+    steps: list[str] = []
+    model: Any = METHODS["IFSeg"](self_training_from=2)
+    assert model.sees.value == "unlabelled pictures"
+    for name in ("_image_free_loss", "_self_training_loss"):
+        method = getattr(model, name)
+        setattr(model, name, lambda batch, name=name, method=method: steps.append(name) or method(batch))
+    small_run(tmp_path, model, pictures=True, max_steps=4, limit_val_batches=0)
+    assert steps == ["_image_free_loss"] * 2 + ["_self_training_loss"] * 2
+    assert METHODS["IFSeg"]().sees.value == "class names"
+
+
+def test_its_own_labels_are_its_smoothed_label_maps(ifseg: Any) -> None:
+    image = DATAMODULES["Shapes"](pictures=1).benchmark("test")[0]["image"][None, :, :64, :64] / 255
+    model = copy.deepcopy(ifseg).train()
+    features = model.cell_features(image)
+    labels = model._own_labels(features)
+    assert model.training
+    model.protocol = replace(model.protocol, refine="neighbours", short_side=64)
+    assert torch.equal(labels[0], model.segment([image[0]])[0].labels)
+
+
+def test_selection_keeps_the_best_validation_and_is_an_oracle(tmp_path: Path) -> None:
+    model: Any = METHODS["IFSeg"](learning_rate=1e-3, select_on_labels=True)
+    assert model.sees.value.endswith("(oracle)")
+    seen: list[tuple[float, torch.Tensor]] = []
+    end = model.on_validation_epoch_end
+
+    def remember() -> None:
+        end()
+        seen.append((float(model.trainer.callback_metrics["val/miou"]), model.ofa.encoder.layer_norm.weight.clone()))
+
+    model.on_validation_epoch_end = remember
+    small_run(tmp_path, model, max_steps=4, val_check_interval=1, num_sanity_val_steps=0)
+    assert len(seen) == 4
+    best = max(seen, key=lambda pair: pair[0])
+    assert torch.equal(model.ofa.encoder.layer_norm.weight, best[1])
+
+
+def test_the_tagging_head_is_read_by_name() -> None:
+    model: Any = METHODS["OFAZeroShot"]("tags")
+    picture = [DATAMODULES["Shapes"](pictures=1).benchmark("test")[0]]
+    model.use_vocabulary(Vocabulary.load("shapes12"))
+    labels = model.segment([picture[0]["image"]])[0].labels
+    model.use_vocabulary(Vocabulary.parse("; ".join(reversed(Vocabulary.load("shapes12").names))))
+    assert torch.equal(11 - labels, model.segment([picture[0]["image"]])[0].labels)
+    with pytest.raises(UserError, match="tagging head does not know 'red disc'"):
+        model.use_vocabulary(Vocabulary.parse("red disc; grass"))
+    with pytest.raises(UserError, match="hold no tagging head"):
+        METHODS["OFAZeroShot"]("tags", weights=None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -118,8 +121,31 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"'{path}' holds pickled objects beside its weights, which are never unpacked here. Where you trust it, convert it "
-            "once to safetensors (README, OFA)."
+            "once to safetensors (README, IFSeg)."
         ) from error
     except Exception as error:
         raise UserError(f"weights '{path}' cannot be read: {str(error).splitlines()[0][:200]}") from error
     return content.get("model", content)
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The linear head (W, C), (W,) on the trunk's cells that names the W things of the captions it was pretrained on."""
+
+    names: list[str]
+    weight: Tensor
+    bias: Tensor
+
+
+def load_tags(weights: str | None) -> Tags:
+    """The tagging head that :class:`methods.OFAPretraining` leaves beside an OFA's weights.
+
+    Raises:
+        UserError: weights without one, as published OFAs are.
+    """
+    path = find_weights(weights) if weights and not weights.startswith("hf-hub:") else Path()
+    if path.suffix == ".safetensors" and path.is_file():
+        with safe_open(path, "pt") as file:
+            if listed := (file.metadata() or {}).get("tags"):
+                return Tags(json.loads(listed), file.get_tensor("tag_head.weight"), file.get_tensor("tag_head.bias"))
+    raise UserError(f"weights '{weights}' hold no tagging head; only an OFA pretrained here has one. Choose another reading.")
