@@ -1,9 +1,9 @@
 """Pretrains a (tiny) OFA on questions about pictures; it made the embedded OFA of ``backbones/checkpoints``.
 
 First the trunk alone learns which of the things that captions name are visible (a linear head on its cells, pooled by
-log-sum-exp), in the place of OFA's ImageNet trunk. Then everything learns OFA's own kinds of tasks as text: captions,
-infilling, matching, naming regions from boxes, answering questions. The head goes on beside it and is kept for a reading of
-its own. No mask is used.
+log-sum-exp), in the place of OFA's ImageNet trunk, and is then frozen. The rest learns OFA's own kinds of tasks as text:
+captions, infilling, matching, naming regions from boxes, answering questions, often with the answers to choose from. The
+head is kept for a reading of its own. No mask is used.
 """
 
 from __future__ import annotations
@@ -64,13 +64,11 @@ class OFAPretraining(OFAReader):
         return self.word_map_likeness(self.ofa.encode_features(features, self.source))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        features = self.ofa.trunk(batch["image"])
-        logits_BLW = self.tag_head(features.flatten(2).transpose(1, 2)).float()
-        pooled_BW = torch.logsumexp(logits_BLW, 1) - math.log(logits_BLW.shape[1])
-        tagging = F.binary_cross_entropy_with_logits(pooled_BW, batch["visible"].float())
-        self.log("train/tagging", tagging)
         if self.global_step < self.tagging_steps:
-            return tagging
+            return self._tagging_loss(self.ofa.trunk(batch["image"]), batch["visible"])
+        self.ofa.encoder.embed_images.eval()  # its statistics are frozen too
+        with torch.no_grad():
+            features = self.ofa.trunk(batch["image"])
         questions = [question for asked in batch["question"] for question in asked]
         answers = [answer for said in batch["answer"] for answer in said]
         source, target = self._pieces(questions), self._pieces(answers)
@@ -78,7 +76,14 @@ class OFAPretraining(OFAReader):
         decoded = self.ofa.decode_text(self.ofa.encode_features(features, source), target[:, :-1])
         loss = F.cross_entropy((decoded @ self.ofa.words.T).float().flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
         self.log("train/answers", loss, prog_bar=True)
-        return loss + 0.5 * tagging
+        return loss
+
+    def _tagging_loss(self, features: Tensor, visible: Tensor) -> Tensor:
+        logits_BLW = self.tag_head(features.flatten(2).transpose(1, 2)).float()
+        pooled_BW = torch.logsumexp(logits_BLW, 1) - math.log(logits_BLW.shape[1])
+        loss = F.binary_cross_entropy_with_logits(pooled_BW, visible.float())
+        self.log("train/tagging", loss)
+        return loss
 
     def _pieces(self, texts: list[str]) -> Tensor:
         """(B, T) of <s>, the pieces, </s> and padding."""
@@ -86,7 +91,7 @@ class OFAPretraining(OFAReader):
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(self.device)
 
     def configure_optimizers(self) -> Any:
-        first, total = (self.tagging_steps, 2 * self.tagging_steps), self.trainer.estimated_stepping_batches
+        first, total = (self.tagging_steps, self.tagging_steps), self.trainer.estimated_stepping_batches
         return adamw_in_two_phases(self, self.learning_rate, self.weight_decay, self.warmup_steps, first, int(total))
 
     def on_validation_epoch_start(self) -> None:
