@@ -1,4 +1,4 @@
-"""One image-free training step of IFSeg (OFA-tiny, 171 classes) against a plain step, as the reference computes it.
+"""IFSeg's image-free step and its inference (OFA-tiny, 171 classes) against plain ones, as the reference computes them.
 
 The rival shares weights and equations. What it does plainly: a bias of its own for every picture and head, attention as an
 explicit softmax in float32, a bag of padded pieces for every cell, and all logits upsampled to 512 x 512 at once.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torchvision_compat  # noqa: F401  (must come before torchvision)
@@ -41,15 +42,52 @@ class PlainAttention(Attention):
         return attended
 
 
-def make() -> tuple[Callable[[], object], Callable[[], object]]:
-    """Our step and the plain one; both forward and backward."""
+@contextmanager
+def plainly(model: nn.Module) -> Iterator[None]:
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    for attention in attentions:
+        attention.__class__ = PlainAttention
+    yield
+    for attention in attentions:
+        attention.__class__ = Attention
+
+
+def made() -> tuple[Any, Tensor]:
+    """An IFSeg that asks 171 classes of two pieces each (171, 2)."""
     torch.manual_seed(0)
-    model: Any = METHODS["IFSeg"](size="tiny", weights=None, dropout=0.0, drop_path=0.0)
+    model: Any = METHODS["IFSeg"](size="tiny", weights=None, dropout=0.0, drop_path=0.0, protocol="ifseg")
     model.log = lambda *_, **__: None
-    count = Vocabulary.load("coco_stuff171").num_classes
-    pieces = torch.randint(4, 50000, (count, 2))
+    vocabulary = Vocabulary.load("coco_stuff171")
+    pieces = torch.randint(4, 50000, (vocabulary.num_classes, 2))
+    model.embed_vocabulary = lambda words: None  # the published tokenizer's files are not here
+    model.use_vocabulary(vocabulary)
     model.class_embeddings = model.ofa.words[pieces].mean(1).detach()
     model.source = torch.cat([torch.tensor([0]), pieces[:, 0], torch.randint(4, 50000, (66,)), torch.tensor([2])])[None]
+    return model, pieces
+
+
+def inference() -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """The label map of one picture of 512 x 683, and the plain one."""
+    model, _ = made()
+    picture = torch.rand(3, 512, 683)
+
+    def ours() -> Tensor:
+        labels: Tensor = model.segment([picture])[0].labels
+        return labels
+
+    def plain() -> Tensor:
+        model.eval()
+        with plainly(model), torch.no_grad():
+            logits = F.interpolate(model(picture[None]), picture.shape[1:], mode="bilinear", align_corners=False)
+            return logits.softmax(1).argmax(1)[0].to(torch.uint8)
+
+    return ours, plain
+
+
+def make() -> tuple[Callable[[], object], Callable[[], object]]:
+    """Our step and the plain one; both forward and backward."""
+    model, pieces = made()
+    count = len(pieces)
     batch = next(iter(DATAMODULES["WordMaps"]("coco_stuff171", train_batch_size=MAPS, num_workers=0).train_dataloader()))
 
     def ours() -> float:
@@ -60,18 +98,14 @@ def make() -> tuple[Callable[[], object], Callable[[], object]]:
 
     def plain() -> float:
         model.zero_grad()
-        attentions = [module for module in model.modules() if isinstance(module, Attention)]
-        for attention in attentions:
-            attention.__class__ = PlainAttention
-        ids = draw_maps(batch, count, 32)
-        cells = F.embedding_bag(pieces[ids].reshape(-1, 2), model.ofa.words, mode="mean").reshape(MAPS, 32, 32, -1)
-        encoded = model.ofa.encode_map(cells, model.source.expand(MAPS, -1))
-        logits = model.name_cells(encoded).float().transpose(1, 2).unflatten(2, (32, 32))
-        logits = F.interpolate(logits, (512, 512), mode="bilinear", align_corners=False)
-        loss = nn.functional.cross_entropy(logits, draw_maps(batch, count, 512))
-        loss.backward()
-        for attention in attentions:
-            attention.__class__ = Attention
+        with plainly(model):
+            ids = draw_maps(batch, count, 32)
+            cells = F.embedding_bag(pieces[ids].reshape(-1, 2), model.ofa.words, mode="mean").reshape(MAPS, 32, 32, -1)
+            encoded = model.ofa.encode_map(cells, model.source.expand(MAPS, -1))
+            logits = model.name_cells(encoded).float().transpose(1, 2).unflatten(2, (32, 32))
+            logits = F.interpolate(logits, (512, 512), mode="bilinear", align_corners=False)
+            loss = nn.functional.cross_entropy(logits, draw_maps(batch, count, 512))
+            loss.backward()
         return float(loss.detach())
 
     return ours, plain
@@ -82,6 +116,9 @@ def run() -> Iterator[Ratio]:
     assert abs(ours() - plain()) < 1e-4  # type: ignore[operator]
     yield paired(f"an image-free step, {MAPS} maps, 171 classes, OFA-tiny, against a plain one", ours, plain, runs=3)
     yield peak_memory("the same: added memory", "benchmarks.image_free")
+    ours, plain = inference()
+    assert (ours() != plain()).float().mean() < 1e-3  # type: ignore[operator, attr-defined]
+    yield paired("inference, one picture of 512 x 683, against a plain one", ours, plain, runs=3)
 
 
 if __name__ == "__main__":
