@@ -96,6 +96,11 @@ def rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
 
 
+def run_seed(seed: int | None = None) -> int:
+    """``seed``, or that of the run (``--seed_everything``) if it is None."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+
+
 def is_repeat(index: int) -> bool:
     """Whether this process reads the picture only to keep step with the others (``datamodules.sampling``)."""
     rank, world = rank_and_world()

@@ -18,7 +18,7 @@ from datamodules.reading.shards import ShardedPictures
 from datamodules.reading.sources import FolderPictures, ListedPictures, PictureSource
 from datamodules.sampling import EpochSampler
 from datamodules.vocabulary import Vocabulary
-from zerolabel_common import UserError, known
+from zerolabel_common import UserError, known, run_seed
 
 SKIPS = 100  # unreadable pictures in a row that "skip" accepts
 CROPS = ("centre", "random", "none")
@@ -40,7 +40,7 @@ class UnlabeledImages(TrainingData):
         classes: a shipped vocabulary or ``"cat; dog"``, for methods that train on class names; default: those of
             ``scored_on``.
         scored_on: a benchmark to validate and test on; without one, ``fit`` does not validate.
-        seed: of order and crops.
+        seed: of order and crops; default: the run's (``--seed_everything``).
         train_batch_size: pictures per training step and process.
         num_workers: loader processes.
     """
@@ -56,7 +56,7 @@ class UnlabeledImages(TrainingData):
         unreadable: str = "stop",
         classes: str = "",
         scored_on: DataModule | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         train_batch_size: int = 64,
         num_workers: int = 1,
     ) -> None:
@@ -65,7 +65,7 @@ class UnlabeledImages(TrainingData):
         vocabulary = Vocabulary.named(classes) if classes else scored_on.vocabulary if scored_on else None
         super().__init__(vocabulary, scored_on, num_workers=num_workers)
         self.images, self.size, self.crop, self.captions, self.unreadable = images, size, crop, captions, unreadable
-        self.seed, self.train_batch_size = seed, train_batch_size
+        self.seed, self.train_batch_size = run_seed(seed), train_batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:
         source = picture_source(self.images)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.base import DataModule, TrainingData
 from datamodules.sampling import EpochSampler
 from datamodules.vocabulary import Vocabulary
-from zerolabel_common import UserError
+from zerolabel_common import UserError, run_seed
 
 LARGEST_NUMBER = 2**31  # against a few hundred words, the remainder is uniform to one part in ten million
 
@@ -29,7 +29,7 @@ class WordMaps(TrainingData):
         scored_on: a benchmark to validate and test on; without one, ``fit`` does not validate.
         largest: most cells along a side (IFSeg: 32).
         maps: maps of one epoch.
-        seed: of the maps.
+        seed: of the maps; default: the run's (``--seed_everything``).
         train_batch_size: maps per step and process (IFSeg: 16 in all).
         num_workers: loader processes.
     """
@@ -43,7 +43,7 @@ class WordMaps(TrainingData):
         scored_on: DataModule | None = None,
         largest: int = 32,
         maps: int = 1600,
-        seed: int = 0,
+        seed: int | None = None,
         train_batch_size: int = 16,
         num_workers: int = 1,
     ) -> None:
@@ -55,7 +55,7 @@ class WordMaps(TrainingData):
             raise UserError(f"'{vocabulary.names[0]}' is the only class; a map of one word teaches nothing. Name at least two.")
         super().__init__(vocabulary, scored_on, num_workers=num_workers)
         self.pictures = pictures
-        self.largest, self.maps, self.seed = largest, maps, seed
+        self.largest, self.maps, self.seed = largest, maps, run_seed(seed)
         self.train_batch_size = train_batch_size
 
     def train_dataloader(self) -> Any:
