@@ -85,9 +85,9 @@ class CLIP(nn.Module):
             return None, dense
         return self.pool(x), dense
 
-    def embed_image(self, images: Tensor) -> Tensor:
-        """Image embeddings (B, C), unit-norm, of images (B, 3, H, W) in [0, 1]."""
-        return self.pool(self.encode(images, "bicubic")[0])
+    def embed_image(self, images: Tensor, unit: bool = True) -> Tensor:
+        """Image embeddings (B, C), unit-norm or as they are, of images (B, 3, H, W) in [0, 1]."""
+        return self.pool(self.encode(images, "bicubic")[0], unit)
 
     def encode(self, images: Tensor, position_resize: str) -> tuple[Tensor, tuple[int, int]]:
         """Tokens after the unchanged transformer, (B, 1 + n, D), and the grid."""
@@ -96,9 +96,10 @@ class CLIP(nn.Module):
             x = block(x)
         return x, grid
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Image embeddings (B, C), unit-norm, of the transformer's tokens (B, 1 + n, D)."""
-        return F.normalize((self.visual._pool(x)[0] @ self.visual.proj).float(), dim=-1)
+    def pool(self, x: Tensor, unit: bool = True) -> Tensor:
+        """Image embeddings (B, C), unit-norm or as they are, of the transformer's tokens (B, 1 + n, D)."""
+        pooled = (self.visual._pool(x)[0] @ self.visual.proj).float()
+        return F.normalize(pooled, dim=-1) if unit else pooled
 
     def embed_patches(self, images: Tensor, position_resize: str) -> tuple[Tensor, tuple[int, int]]:
         """What the first block sees, (B, 1 + n, D), and the grid; a side that is no multiple of the patch is resized up."""

@@ -1,0 +1,159 @@
+"""The teacher's embeddings of all views of all pictures, computed once and kept on disk.
+
+A folder holds one teacher's views: ``settings.json`` and shards of ``SHARD`` pictures, each a float16 array (N, n, C) that is
+read through a memory map, and the 64-bit digests of its pictures' names. A shard's names are written last and each file
+atomically, so what a killed run leaves is complete or absent; pictures are found by name, so that some may be removed or added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from zerolabel_common import UserError, atomic_path, rank_and_world
+
+SHARD = 1024
+READ_AT_ONCE = 64
+
+
+class NamedPictures(Protocol):
+    """A dataset of (epoch, index) whose pictures have names and do not change from epoch to epoch."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]: ...
+    def name(self, index: int) -> str: ...
+
+
+class ViewCache:
+    """See the module.
+
+    Args:
+        folder: of one teacher's views.
+        settings: what the views depend on besides the picture: teacher, grids, crop.
+        shape: (n, C) of a picture's views.
+
+    Raises:
+        UserError: the folder holds views of other settings, or a damaged shard.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], shape: tuple[int, int]) -> None:
+        self.folder, self.shape = folder, shape
+        file = folder / "settings.json"
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if differs := [key for key in settings if found.get(key) != settings[key]]:
+                key = differs[0]
+                raise UserError(
+                    f"the views in '{folder}' were made with {key} {found.get(key)}, not {settings[key]}. Give another "
+                    "--model.cache folder, or delete this one."
+                )
+        else:
+            with atomic_path(file) as path:
+                path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        self.views: list[np.ndarray] = []
+        self.rows = np.zeros(0, np.int64)
+
+    def fill(self, pictures: NamedPictures, embed: Callable[[Tensor], Tensor], workers: int, barrier: Callable[[], Any]) -> None:
+        """Computes what is missing, shared among the processes, and finds every picture's row."""
+        names = digests(pictures)
+        missing = np.flatnonzero(~np.isin(names, self._known()[0]))
+        barrier()  # every process has looked before the first writes
+        rank, world = rank_and_world()
+        if len(missing):
+            self._check_space(len(missing), rank)
+            shards = [missing[start : start + SHARD] for start in range(0, len(missing), SHARD)]
+            self._compute(pictures, names, shards[rank::world], embed, workers, shown=rank == 0)
+        barrier()
+        known, self.views = self._known()
+        order = np.argsort(known)
+        self.rows = order[np.searchsorted(known, names, sorter=order)]
+        self.starts = np.cumsum([0, *(len(view) for view in self.views)])
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Views (B, n, C) float32 of pictures by their index in the dataset."""
+        found = []
+        for row in self.rows[index.cpu().numpy()]:
+            shard = int(np.searchsorted(self.starts, row, "right")) - 1
+            found.append(self.views[shard][row - self.starts[shard]])
+        return torch.from_numpy(np.stack(found)).float()
+
+    def _known(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Digests of all cached pictures, and the shards that hold them in this order."""
+        known, views = [np.zeros(0, np.uint64)], []
+        for file in sorted(self.folder.glob("*.names.npy")):
+            shard = file.with_name(file.name.replace(".names.npy", ".npy"))
+            try:
+                names, view = np.load(file), np.load(shard, mmap_mode="r")
+            except (OSError, ValueError, EOFError) as error:
+                raise UserError(f"cached views '{shard}' are damaged ({error}). Delete '{file}'; they are then made again.") from error
+            if view.shape != (len(names), *self.shape):
+                raise UserError(f"cached views '{shard}' are {view.shape}, not {(len(names), *self.shape)}. Delete '{file}'.")
+            known.append(names)
+            views.append(view)
+        return np.concatenate(known), views
+
+    def _check_space(self, pictures: int, rank: int) -> None:
+        needed = pictures * self.shape[0] * self.shape[1] * 2
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise UserError(
+                f"the views of {pictures} pictures need {needed / 1e9:.1f} GB, '{self.folder}' has {free / 1e9:.1f} GB left. Give a "
+                "--model.cache folder on a larger disk, or --model.cache none to embed the views at every step."
+            )
+        if rank == 0:
+            print(f"views of {pictures} pictures: {needed / 1e6:.0f} MB in '{self.folder}'", flush=True)
+
+    def _compute(
+        self,
+        pictures: NamedPictures,
+        names: np.ndarray,
+        shards: list[np.ndarray],
+        embed: Callable[[Tensor], Tensor],
+        workers: int,
+        shown: bool,
+    ) -> None:
+        with Progress(disable=not shown) as progress:
+            task = progress.add_task("views", total=sum(len(shard) for shard in shards))
+            for shard in shards:
+                views = np.empty((len(shard), *self.shape), np.float16)
+                at = 0
+                for images in _batches(pictures, shard, workers):
+                    views[at : at + len(images)] = embed(images).half().cpu().numpy()
+                    at += len(images)
+                    progress.advance(task, len(images))
+                name = hashlib.sha256(names[shard].tobytes()).hexdigest()[:16]
+                for suffix, content in ((".npy", views), (".names.npy", names[shard])):
+                    with atomic_path(self.folder / f"{name}{suffix}") as path:
+                        np.save(path, content)
+
+
+def digests(pictures: NamedPictures) -> np.ndarray:
+    """64-bit digests (N,) of the pictures' names."""
+    joined = b"".join(hashlib.blake2b(pictures.name(i).encode(), digest_size=8).digest() for i in range(len(pictures)))
+    return np.frombuffer(joined, np.uint64)
+
+
+class _Chosen(Dataset[Tensor]):
+    def __init__(self, pictures: NamedPictures, chosen: Sequence[int]) -> None:
+        self.pictures, self.chosen = pictures, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, i: int) -> Tensor:
+        image: Tensor = self.pictures[0, int(self.chosen[i])]["image"]
+        return image
+
+
+def _batches(pictures: NamedPictures, chosen: np.ndarray, workers: int) -> Iterator[Tensor]:
+    yield from DataLoader(_Chosen(pictures, chosen.tolist()), READ_AT_ONCE, num_workers=workers)

@@ -1,0 +1,39 @@
+"""The views of a picture that a teacher describes: the cells of 1x1, 2x2, ... grids (ZeroSeg, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from backbones.clip import CLIP
+
+AT_ONCE = 512  # views
+
+
+def grid_boxes(height: int, width: int, grids: list[int]) -> list[tuple[int, int, int, int]]:
+    """(top, left, bottom, right) of every cell, grid by grid in reading order; INFERRED: borders at round(r * height / s)."""
+    boxes = []
+    for s in grids:
+        rows, columns = ([round(i * side / s) for i in range(s + 1)] for side in (height, width))
+        boxes += [(rows[i], columns[j], rows[i + 1], columns[j + 1]) for i in range(s) for j in range(s)]
+    return boxes
+
+
+def view_count(grids: list[int]) -> int:
+    return sum(s * s for s in grids)
+
+
+@torch.no_grad()
+def embed_views(clip: CLIP, images: Tensor, grids: list[int]) -> Tensor:
+    """The teacher's image embeddings (B, n, C), not normalised, of all views of square images (B, 3, S, S) in [0, 1]."""
+    side = clip.visual.image_size[0]
+    views = torch.cat(
+        [
+            resize(images[:, :, top:bottom, left:right], [side, side], InterpolationMode.BICUBIC, antialias=True)
+            for top, left, bottom, right in grid_boxes(images.shape[2], images.shape[3], grids)
+        ]
+    ).clamp(0, 1)
+    embedded = torch.cat([clip.embed_image(part, unit=False) for part in views.split(AT_ONCE)])
+    return embedded.unflatten(0, (-1, len(images))).transpose(0, 1)
