@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -98,10 +99,7 @@ class SegmentationHead(nn.Module):
         self.last = _layers(width, heads, depths[-1])
         self.blocks = nn.ModuleList(GroupingBlock(width, heads, count, rules) for count in group_tokens)
         self.tokens = nn.ParameterList(torch.zeros(count, width) for count in group_tokens)
-        self.carry = nn.ModuleList(  # the tokens of a stage, handed to the next
-            nn.ModuleList([nn.LayerNorm(width), mlp(before, width // 2, after)])
-            for before, after in zip(group_tokens, group_tokens[1:], strict=False)
-        )
+        self.carry = nn.ModuleList(Carry(width, before, after) for before, after in pairwise(group_tokens))
         self.norm = nn.LayerNorm(width)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.tokens[0], std=0.02)  # the later stages' start at 0
@@ -112,14 +110,25 @@ class SegmentationHead(nn.Module):
         for i, (layers, block) in enumerate(zip(self.stages, self.blocks, strict=True)):
             tokens = self.tokens[i].expand(len(x), -1, -1).to(x.dtype)
             if carried is not None:
-                norm, mix = self.carry[i - 1]  # type: ignore[misc]
-                tokens = tokens + mix(norm(carried).mT).mT
+                tokens = tokens + self.carry[i - 1](carried)
             together = layers(torch.cat([x, tokens], 1))
             x, carried = together.split([x.shape[1], tokens.shape[1]], 1)
             x, soft_BSL = block(x, carried, noise)
             assignment = soft_BSL if assignment is None else soft_BSL @ assignment
         assert assignment is not None
         return self.norm(self.last(x)), assignment
+
+
+class Carry(nn.Module):
+    """The group tokens (B, S, D) of one stage, handed to the next (B, S', D)."""
+
+    def __init__(self, width: int, before: int, after: int) -> None:
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm(width), mlp(before, width // 2, after)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mixed: Tensor = self.mix(self.norm(tokens).mT).mT
+        return mixed
 
 
 def mlp(into: int, hidden: int, out: int) -> nn.Sequential:

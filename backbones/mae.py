@@ -13,7 +13,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from backbones.clip import CLIP
 from zerolabel_common import UserError, known
 
-SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "embedded": {
         "hidden_size": 192,
         "num_hidden_layers": 3,
@@ -58,13 +58,14 @@ class MAE(nn.Module):
         self, size: str = "base", weights: str | None = None, revision: str | None = None, norm_pix_loss: bool = False
     ) -> None:
         super().__init__()
-        config = ViTMAEConfig(**SIZES[known("MAE size", size, SIZES)], norm_pix_loss=norm_pix_loss, hidden_dropout_prob=0.0)
+        config: Any = ViTMAEConfig(
+            **SIZES[known("MAE size", size, SIZES)], norm_pix_loss=norm_pix_loss, hidden_dropout_prob=0.0
+        )
         config._attn_implementation = "sdpa"
-        self.model = ViTMAEForPreTraining(config) if weights is None else _published(weights, revision, config)
-        decoder: Any = self.model.decoder
+        self.model: Any = ViTMAEForPreTraining(config) if weights is None else _published(weights, revision, config)
         if weights is None:  # transformers' own initialisation leaves the decoder without positions
-            decoder.initialize_weights((config.image_size // config.patch_size) ** 2)
-        self.before = nn.Identity()  # in front of the first block; a CLIP has a LayerNorm there
+            self.model.decoder.initialize_weights((config.image_size // config.patch_size) ** 2)
+        self.before: nn.Module = nn.Identity()  # in front of the first block; a CLIP has a LayerNorm there
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
@@ -84,11 +85,12 @@ class MAE(nn.Module):
     def encode(self, images: Tensor, noise: Tensor | None = None, mask_ratio: float = 0.0) -> Latent:
         """Encodes the patches of images (B, 3, H, W) whose noise (B, L) is lowest; all of them in order without noise."""
         stride = self.stride
-        pixels = (F.pad(images, (0, -images.shape[3] % stride, 0, -images.shape[2] % stride), mode="replicate") - self.mean) / self.std
+        whole = F.pad(images, (0, -images.shape[3] % stride, 0, -images.shape[2] % stride), mode="replicate")
+        pixels = (whole - self.mean) / self.std
         grid = (pixels.shape[2] // stride, pixels.shape[3] // stride)
         if noise is None:
             noise = torch.arange(grid[0] * grid[1], device=images.device).float().expand(len(images), -1)
-        vit: Any = self.model.vit
+        vit = self.model.vit
         vit.config.mask_ratio = mask_ratio
         x, hidden, restore = vit.embeddings(pixels, noise, interpolate_pos_encoding=True)
         x = self.before(x)
@@ -114,7 +116,7 @@ class MAE(nn.Module):
             UserError: another width, depth or patch.
         """
         visual, vit = clip.visual, self.model.vit
-        ours = (self.width, len(vit.layers), self.stride)  # type: ignore[arg-type]
+        ours = (self.width, len(vit.layers), self.stride)
         theirs = (visual.transformer.width, len(clip.blocks), clip.stride)
         if ours != theirs:
             raise UserError(
@@ -125,12 +127,12 @@ class MAE(nn.Module):
         self.std.copy_(clip.std)
         self.before = nn.LayerNorm(self.width)
         self.before.load_state_dict(visual.ln_pre.state_dict())
-        embeddings: Any = vit.embeddings
+        embeddings = vit.embeddings
         embeddings.patch_embeddings.projection.weight.copy_(visual.conv1.weight)
         embeddings.patch_embeddings.projection.bias.zero_()
         embeddings.cls_token.copy_(visual.class_embedding[None, None])
         embeddings.position_embeddings.copy_(visual.positional_embedding[None])
-        for layer, block in zip(vit.layers, clip.blocks, strict=True):  # type: ignore[arg-type]
+        for layer, block in zip(vit.layers, clip.blocks, strict=True):
             _copy_block(layer, block)
         vit.layernorm.load_state_dict(visual.ln_post.state_dict())
 
@@ -149,8 +151,8 @@ def _copy_block(layer: Any, block: Any) -> None:
     layer.mlp.fc2.load_state_dict(block.mlp.c_proj.state_dict())
 
 
-def _published(weights: str, revision: str | None, config: ViTMAEConfig) -> Any:
+def _published(weights: str, revision: str | None, config: Any) -> Any:
     try:
-        return ViTMAEForPreTraining.from_pretrained(weights, revision=revision, config=config, use_safetensors=True)
+        return ViTMAEForPreTraining.from_pretrained(weights, revision=revision or "main", config=config, use_safetensors=True)
     except Exception as error:
         raise UserError(f"MAE weights '{weights}' cannot be loaded: {str(error).splitlines()[0][:200]}") from error

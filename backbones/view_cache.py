@@ -63,7 +63,9 @@ class ViewCache:
         self.views: list[np.ndarray] = []
         self.rows = np.zeros(0, np.int64)
 
-    def fill(self, pictures: NamedPictures, embed: Callable[[Tensor], Tensor], workers: int, barrier: Callable[[], Any]) -> None:
+    def fill(
+        self, pictures: NamedPictures, embed: Callable[[Tensor], Tensor], workers: int, barrier: Callable[[], Any]
+    ) -> None:
         """Computes what is missing, shared among the processes, and finds every picture's row."""
         names = digests(pictures)
         missing = np.flatnonzero(~np.isin(names, self._known()[0]))
@@ -95,7 +97,9 @@ class ViewCache:
             try:
                 names, view = np.load(file), np.load(shard, mmap_mode="r")
             except (OSError, ValueError, EOFError) as error:
-                raise UserError(f"cached views '{shard}' are damaged ({error}). Delete '{file}'; they are then made again.") from error
+                raise UserError(
+                    f"cached views '{shard}' are damaged ({error}). Delete '{file}'; they are then made again."
+                ) from error
             if view.shape != (len(names), *self.shape):
                 raise UserError(f"cached views '{shard}' are {view.shape}, not {(len(names), *self.shape)}. Delete '{file}'.")
             known.append(names)
@@ -107,8 +111,8 @@ class ViewCache:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
-                f"the views of {pictures} pictures need {needed / 1e9:.1f} GB, '{self.folder}' has {free / 1e9:.1f} GB left. Give a "
-                "--model.cache folder on a larger disk, or --model.cache none to embed the views at every step."
+                f"the views of {pictures} pictures need {needed / 1e9:.1f} GB, '{self.folder}' has {free / 1e9:.1f} GB left. "
+                "Give a --model.cache folder on a larger disk, or --model.cache null to embed the views at every step."
             )
         if rank == 0:
             print(f"views of {pictures} pictures: {needed / 1e6:.0f} MB in '{self.folder}'", flush=True)

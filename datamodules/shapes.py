@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datamodules import shapes_world as world
 from datamodules.base import DataModule, Item
+from datamodules.sampling import EpochSampler
 from datamodules.shapes_questions import ask
 
 SIZES = ((96, 96), (96, 128), (128, 96), (96, 112))  # of benchmark pictures, rows x columns
@@ -60,10 +61,11 @@ class Shapes(DataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         kinds = {"captions": ShapesCaptions, "pictures": ShapesPictures, "questions": ShapesQuestions, "masks": ShapesOracle}
+        dataset = kinds[self.train](self)
         return DataLoader(
-            kinds[self.train](self),
+            dataset,
             batch_size=self.train_batch_size,
-            shuffle=True,
+            sampler=EpochSampler(dataset, self.seed),
             drop_last=True,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -94,7 +96,10 @@ class ShapesBenchmark(Dataset[Item]):
 
 
 class ShapesPictures(Dataset[dict[str, Any]]):
-    """Unlabelled square photographs at several zooms: more than half of them close up (1 to 3 times)."""
+    """Unlabelled square photographs at several zooms: more than half of them close up (1 to 3 times).
+
+    Indexed by (epoch, index) as all training pictures are; a picture is the same in every epoch.
+    """
 
     def __init__(self, data: Shapes) -> None:
         self.data = data
@@ -102,13 +107,16 @@ class ShapesPictures(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.data.train_pictures
 
+    def name(self, index: int) -> str:
+        return f"shapes-{self.data.seed}-train-{index:06d}"
+
     def _scene(self, index: int) -> tuple[world.Scene, np.random.Generator]:
         rng = world.random_source(self.data.seed, "train", index)
         zoom = 1 + 2 * rng.random() if rng.random() < 0.6 else 1.0
         return world.render(rng, TRAIN_SIZE, TRAIN_SIZE, zoom), rng
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": to_tensor(self._scene(index)[0].image), "index": index}
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        return {"image": to_tensor(self._scene(key[1])[0].image), "index": key[1]}
 
 
 class ShapesCaptions(ShapesPictures):
@@ -118,7 +126,8 @@ class ShapesCaptions(ShapesPictures):
     true of another picture of the batch is not taken for a wrong one.
     """
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        _, index = key
         scene, rng = self._scene(index)
         visible = list(scene.visible())
         said = [visible[i] for i in rng.permutation(len(visible))]
@@ -136,7 +145,8 @@ class ShapesCaptions(ShapesPictures):
 class ShapesQuestions(ShapesPictures):
     """The same photographs with four questions and answers each, and ``visible`` (20,) bool."""
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        _, index = key
         scene, rng = self._scene(index)
         visible = list(scene.visible())
         pairs = [ask(rng, scene, visible) for _ in range(QUESTIONS)]
@@ -153,7 +163,8 @@ def collate_questions(items: list[dict[str, Any]]) -> dict[str, Any]:
 class ShapesOracle(ShapesPictures):
     """Photographs with their masks: only for the oracle, which is reported outside the ranking."""
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        _, index = key
         scene, _ = self._scene(index)
         mask = torch.from_numpy(self.data.vocabulary.to_train_ids(scene.world_ids))
         return {"image": to_tensor(scene.image), "mask": mask, "index": index}

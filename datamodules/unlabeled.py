@@ -96,6 +96,9 @@ class UnlabeledPictures(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.source)
 
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         picture, index = self._readable(index)

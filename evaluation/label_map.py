@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from torch import Tensor
 from evaluation.pamr import Pamr
 from evaluation.protocol import Protocol
 from evaluation.windows import WindowScores
+
+Scores = Literal["cosine", "logit", "probability"]
 
 
 @dataclass  # not frozen: Lightning moves the fields of what predict_step returns
@@ -35,7 +38,7 @@ def label_map(
     size: tuple[int, int],
     protocol: Protocol,
     background: int | None = None,
-    temperature: float | None = None,
+    scores: Scores = "cosine",
     picture: Tensor | None = None,
     with_score: bool = False,
     chunk: int = 8,
@@ -48,24 +51,25 @@ def label_map(
         size: original (H, W), where the decision is made.
         protocol: background rule, activation, refinement.
         background: train id of the background class, None if the label space has none.
-        temperature: what the scores are multiplied with; the protocol's if None.
+        scores: "cosine" are multiplied with the protocol's temperature, "logit" taken as they are; both go through the
+            activation where a probability is asked for. "probability" is one already.
         picture: the resized picture (3, R, S), needed by PAMR.
         with_score: also return the best probability.
         chunk: words upsampled at once; does not change the result.
     """
-    scale = protocol.temperature if temperature is None else temperature
+    scale = protocol.temperature if scores == "cosine" else 1.0
     rule = protocol.background if background is not None else "none"
     needs_score = with_score or (rule != "none" and protocol.background_value > 0)
     refine = Pamr(picture, protocol) if protocol.refine == "pamr" and picture is not None else None
 
     def upsampled(words: slice) -> Tensor:
-        scores = (windows.merge(words, size) if refine is None else refine(windows.merge(words))).mul_(scale)
-        if scores.shape[1:] == size:
-            return scores
-        return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+        merged = (windows.merge(words, size) if refine is None else refine(windows.merge(words))).mul_(scale)
+        if merged.shape[1:] == size:
+            return merged
+        return F.interpolate(merged[None], size, mode="bilinear", align_corners=False)[0]
 
     total = windows.scores.shape[1]
-    normaliser = needs_score and protocol.activation == "softmax"
+    normaliser = needs_score and protocol.activation == "softmax" and scores != "probability"
     best, word, log_sum = _running_best(upsampled, range(total), chunk, normaliser)
     labels = class_of_word.to(word.device)[word]
     if protocol.area_threshold and background is not None:
@@ -74,7 +78,7 @@ def label_map(
         labels = class_of_word.to(word.device)[word]
     score = None
     if needs_score:
-        score = torch.sigmoid(best) if log_sum is None else torch.exp(best - log_sum)
+        score = best if scores == "probability" else torch.sigmoid(best) if log_sum is None else torch.exp(best - log_sum)
         if rule != "none" and background is not None:
             least = torch.full_like(score[0, 0], protocol.background_value)
             if rule == "threshold":

@@ -66,6 +66,8 @@ class Protocol:
             probabilities of a window's most similar cells.
         pamr_dilations: distances of PAMR's neighbours, pixels of the resized picture.
         pamr_iterations: PAMR's steps.
+        gate_classes: where a method has segment tokens, a class counts as much for a token as it does among this many best
+            classes of the whole picture (GroupViT's code: 5); 0 for no such gate.
         neighbours: cells that are averaged, itself included.
         neighbour_steps: how often.
     """
@@ -88,6 +90,7 @@ class Protocol:
     refine: Refine = "none"
     pamr_dilations: tuple[int, ...] = (8, 16)
     pamr_iterations: int = 10
+    gate_classes: int = 0
     neighbours: int = 3
     neighbour_steps: int = 25
 
@@ -97,10 +100,6 @@ class Protocol:
         known("template set", self.templates, _yaml("templates.yaml"))
         if self.crop is not None and not (self.stride and 0 < self.stride <= self.crop):
             raise UserError(f"protocol stride is {self.stride}; with windows of {self.crop} it must be 1..{self.crop}.")
-        if self.refine == "neighbours" and self.background_value > 0:
-            raise UserError(
-                "refine 'neighbours' gives averaged probabilities; a background_value cannot be compared with them."
-            )
         if self.short_side < 1 or self.temperature <= 0:
             raise UserError(f"protocol short_side {self.short_side} and temperature {self.temperature} must be positive.")
         object.__setattr__(self, "pamr_dilations", tuple(self.pamr_dilations))
@@ -161,6 +160,8 @@ class Protocol:
         ]
         if self.area_threshold:
             lines.append(f"Classes covering at most {self.area_threshold:.0%} of the predicted foreground are dropped.")
+        if self.gate_classes:
+            lines.append(f"Segment tokens: each class also weighs as it does among the picture's best {self.gate_classes}.")
         if self.refine == "neighbours":
             lines.append(f"Mean over the {self.neighbours} most similar cells, {self.neighbour_steps} times.")
         if self.refine == "pamr":

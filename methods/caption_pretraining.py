@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from methods.optimisation import adamw_in_two_phases
 from methods.segmenter import Sees
 from methods.training_free import TrainingFree
-from methods.two_phases import adamw_in_two_phases
 from zerolabel_common import atomic_path
 
 
@@ -81,8 +81,8 @@ class CaptionPretraining(TrainingFree):
         return loss
 
     def configure_optimizers(self) -> Any:
-        first, total = (self.tagging_steps, self.tagging_steps), self.trainer.estimated_stepping_batches
-        return adamw_in_two_phases(self, self.learning_rate, self.weight_decay, self.warmup_steps, first, int(total))
+        total = int(self.trainer.estimated_stepping_batches)
+        return adamw_in_two_phases(self, self.learning_rate, self.weight_decay, self.warmup_steps, self.tagging_steps, total)
 
     def on_validation_epoch_start(self) -> None:
         """The text tower has moved since the words were embedded."""

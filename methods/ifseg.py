@@ -19,6 +19,7 @@ from datamodules.word_maps import draw_maps
 from evaluation.neighbours import average_neighbours
 from methods.map_loss import map_cross_entropy, upsampling
 from methods.ofa_reader import OFAReader
+from methods.optimisation import each_step, warmup_cosine
 from methods.segmenter import Sees, evaluating
 
 BETAS = (0.9, 0.999)
@@ -124,8 +125,7 @@ class IFSeg(OFAReader):
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=BETAS, weight_decay=self.weight_decay)
         total = self.trainer.estimated_stepping_batches
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 0.5 * (1 + math.cos(math.pi * min(1, n / total))))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return each_step(optimizer, lambda step: warmup_cosine(step, 0, int(total)))
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from backbones.ofa import OFA
 from backbones.ofa.config import BOS, EOS, PAD
 from methods.ofa_reader import OFAReader
+from methods.optimisation import adamw_in_two_phases
 from methods.segmenter import Sees
-from methods.two_phases import adamw_in_two_phases
 from zerolabel_common import atomic_path
 
 
@@ -91,8 +91,8 @@ class OFAPretraining(OFAReader):
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(self.device)
 
     def configure_optimizers(self) -> Any:
-        first, total = (self.tagging_steps, self.tagging_steps), self.trainer.estimated_stepping_batches
-        return adamw_in_two_phases(self, self.learning_rate, self.weight_decay, self.warmup_steps, first, int(total))
+        total = int(self.trainer.estimated_stepping_batches)
+        return adamw_in_two_phases(self, self.learning_rate, self.weight_decay, self.warmup_steps, self.tagging_steps, total)
 
     def on_validation_epoch_start(self) -> None:
         """The word embeddings have moved since the class names were embedded."""

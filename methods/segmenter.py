@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from functools import wraps
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from datamodules.base import Batch, to_unit
 from datamodules.vocabulary import Vocabulary
-from evaluation.label_map import LabelMap, label_map
+from evaluation.label_map import LabelMap, Scores, label_map
 from evaluation.metrics import NO_PICTURE, ConfusionMatrix
 from evaluation.neighbours import average_neighbours
 from evaluation.protocol import Protocol
@@ -59,7 +59,7 @@ class Segmenter(lightning.LightningModule):
 
     Attributes:
         sees: what the method's training sees; a variant that sees more says so in its ``__init__``.
-        scores: "cosine" scores are multiplied with the protocol's temperature, "logit" scores are taken as they are.
+        scores: what :meth:`forward` gives, see :func:`evaluation.label_map.label_map`.
 
     Args:
         protocol: name of a preset; the benchmark's own values apply where the preset has some.
@@ -68,7 +68,7 @@ class Segmenter(lightning.LightningModule):
     """
 
     sees: Sees = Sees.NOTHING
-    scores: ClassVar[Literal["cosine", "logit"]] = "cosine"
+    scores: ClassVar[Scores] = "cosine"
 
     def __init__(self, protocol: str = "shapes", protocol_values: dict[str, Any] | None = None, window_batch: int = 64) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Segmenter(lightning.LightningModule):
                 (image.shape[1], image.shape[2]),
                 self.protocol,
                 background,
-                temperature=1.0 if self.scores == "logit" else None,
+                "probability" if self.protocol.refine == "neighbours" else self.scores,
                 picture=picture,
                 with_score=with_score,
             )
@@ -142,7 +142,7 @@ class Segmenter(lightning.LightningModule):
         scores: Tensor = self(images)
         if self.protocol.refine == "neighbours":
             temperature = self.protocol.temperature if self.scores == "cosine" else 1.0
-            probabilities = torch.softmax(temperature * scores, 1)
+            probabilities = scores if self.scores == "probability" else torch.softmax(temperature * scores, 1)
             features = self.cell_features(images)
             scores = average_neighbours(probabilities, features, self.protocol.neighbours, self.protocol.neighbour_steps)
         return scores

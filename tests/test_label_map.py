@@ -136,6 +136,6 @@ def test_pamr_follows_edges() -> None:
 def test_calibrated_logits_are_not_scaled(temperature: float) -> None:
     scores = picture_scores(4)
     protocol = replace(WHOLE, temperature=temperature)
-    got = label_map(scores, torch.arange(4), (36, 52), protocol, temperature=1.0, with_score=True)
+    got = label_map(scores, torch.arange(4), (36, 52), protocol, scores="logit", with_score=True)
     assert got.score is not None
     torch.testing.assert_close(got.score, probabilities(scores, (36, 52), 1.0).amax(0))

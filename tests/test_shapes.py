@@ -45,7 +45,7 @@ def test_held_out_names_are_in_no_training_picture_and_no_caption() -> None:
     data = Shapes(train_pictures=400, num_workers=0).train_dataloader().dataset
     held_out = {world.NAMES[i] for i in world.HELD_OUT}
     for index in range(400):
-        item = data[index]
+        item = data[0, index]
         assert not item["visible"][list(world.HELD_OUT)].any()
         assert not any(name in item["caption"] for name in held_out)
 
@@ -54,7 +54,7 @@ def test_captions_say_what_is_visible() -> None:
     data = Shapes(train_pictures=200, num_workers=0).train_dataloader().dataset
     shorter = 0
     for index in range(200):
-        item = data[index]
+        item = data[0, index]
         scene, _ = data._scene(index)
         shares = np.bincount(scene.world_ids.ravel(), minlength=20) / scene.world_ids.size
         assert item["visible"].tolist() == (shares >= 0.03).tolist()
