@@ -261,8 +261,12 @@ def test_neighbours_are_averaged_by_any_method_with_features() -> None:
     probe.use_vocabulary(Vocabulary.load("shapes13"))
     with pytest.raises(UserError, match="LinearProbe has no features to find a cell's neighbours by"):
         probe.segment(picture)
-    with pytest.raises(UserError, match="background_value"):
-        METHODS["TrainingFree"]("sclip", protocol_values={"refine": "neighbours", "background_value": 0.1})
+    threshold = replace(model.protocol, background="threshold", background_value=0.9, neighbours=1)
+    model.use_vocabulary(Vocabulary.load("shapes13"), threshold)
+    (found,) = model.segment(picture, with_score=True)
+    assert found.score is not None
+    assert 0 < (found.labels == 0).float().mean() < 1
+    assert torch.equal(found.labels == 0, found.score < 0.9)  # averaged probabilities are compared with it
 
 
 def small_run(folder: Path, model: Any, pictures: bool = False, **options: Any) -> lightning.Trainer:

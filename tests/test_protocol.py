@@ -36,7 +36,7 @@ def test_the_hash_covers_every_rule_but_not_the_name() -> None:
         "short_side": 448, "max_long_side": 1024, "crop": 448, "stride": 56, "templates": "simple", "ensemble": "raw",
         "wording": "sclip", "synonyms": "mean", "temperature": 50.0, "activation": "sigmoid", "background": "words",
         "background_value": 0.1, "area_threshold": 0.1, "position_resize": "bilinear", "refine": "pamr",
-        "pamr_dilations": (1, 2), "pamr_iterations": 5, "neighbours": 5, "neighbour_steps": 3,
+        "pamr_dilations": (1, 2), "pamr_iterations": 5, "gate_classes": 5, "neighbours": 5, "neighbour_steps": 3,
     }  # fmt: skip
     assert {f.name for f in fields(Protocol)} == {*changed, "name"}, "a new rule needs a line here"
     hashes = {replace(base, **{key: value}).hash for key, value in changed.items()}
