@@ -12,6 +12,7 @@ from datamodules import shapes_world as world
 from datamodules.base import DataModule, Item
 from datamodules.sampling import EpochSampler
 from datamodules.shapes_questions import ask
+from zerolabel_common import run_seed
 
 SIZES = ((96, 96), (96, 128), (128, 96), (96, 112))  # of benchmark pictures, rows x columns
 TRAIN_SIZE = 64
@@ -65,7 +66,7 @@ class Shapes(DataModule):
         return DataLoader(
             dataset,
             batch_size=self.train_batch_size,
-            sampler=EpochSampler(dataset, self.seed),
+            sampler=EpochSampler(dataset, run_seed()),
             drop_last=True,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -25,7 +25,7 @@ from evaluation.groups import Groups
 from methods.group_segmenter import GroupSegmenter
 from methods.optimisation import adamw, each_step, warmup_cosine
 from methods.segmenter import Sees
-from zerolabel_common import UserError, cache_folder, known, state_hash
+from zerolabel_common import UserError, cache_folder, known, run_seed, state_hash
 
 NORMS = ("none", "teacher", "both", "standardised")
 REDUCTIONS = ("mean", "sum")
@@ -64,7 +64,7 @@ class ZeroSeg(GroupSegmenter):
         pretrained: its weights.
         revision: commit of an ``hf-hub:`` teacher or of the masked autoencoder.
         cache: folder of the views' embeddings; ``auto`` for one of its own in the cache, null to embed them at every step.
-        seed: of masks and assignments, with the step and the picture.
+        seed: of masks and assignments, with the step and the picture; default: the run's (``--seed_everything``).
         protocol: name of a preset.
         protocol_values: single rules to change.
         window_batch: windows scored at once.
@@ -100,7 +100,7 @@ class ZeroSeg(GroupSegmenter):
         pretrained: str | None = EMBEDDED,
         revision: str | None = None,
         cache: str | None = "auto",
-        seed: int = 0,
+        seed: int | None = None,
         protocol: str = "shapes",
         protocol_values: dict[str, Any] | None = None,
         window_batch: int = 64,
@@ -118,7 +118,7 @@ class ZeroSeg(GroupSegmenter):
         if self.grids[0] != 1 or len(self.grids) < 2:
             raise UserError(f"grids are {self.grids}; the first must be 1, the whole picture, and a finer one must follow.")
         self.learning_rate, self.weight_decay, self.warmup_share = learning_rate, weight_decay, warmup_share
-        self.mask_ratio, self.feature_norm, self.cache, self.seed = mask_ratio, feature_norm, cache, seed
+        self.mask_ratio, self.feature_norm, self.cache, self.seed = mask_ratio, feature_norm, cache, run_seed(seed)
         self.weights = {"distill": distill, "match": match, "cover": cover, "reconstruct": reconstruct}
         self.dim_reduction, self.set_reduction = dim_reduction, set_reduction
         self.teacher = CLIP(clip, pretrained, revision)
