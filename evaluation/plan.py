@@ -17,7 +17,7 @@ class MethodEntry:
 
     ``fit_words`` trains it anew for every benchmark, on that benchmark's class names (``--data.scored_on``).
 
-    ``benchmarks`` names the columns of a method that cannot do all of them.
+    ``benchmarks`` names the columns of a method that cannot do all of them, ``seeds`` stands for the comparison's.
     """
 
     name: str
@@ -27,6 +27,7 @@ class MethodEntry:
     fit_words: bool = False
     checkpoint: str | None = None
     benchmarks: list[str] | None = None
+    seeds: list[int] | None = None
 
 
 @dataclass
@@ -63,7 +64,8 @@ class Comparison:
 
     def seeds_of(self, method: MethodEntry) -> list[int]:
         """A method without training gives the same numbers for every seed."""
-        return self.seeds if method.fit else self.seeds[:1]
+        seeds = self.seeds if method.seeds is None else method.seeds
+        return seeds if method.fit else seeds[:1]
 
     def benchmarks_of(self, method: MethodEntry) -> list[BenchmarkEntry]:
         return [b for b in self.benchmarks if method.benchmarks is None or b.name in method.benchmarks]
