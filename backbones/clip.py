@@ -73,13 +73,21 @@ class CLIP(nn.Module):
         return self.tokens(images, rule, position_resize)[1]
 
     def tokens(
-        self, images: Tensor, rule: str = "clip", position_resize: str = "scaled_bicubic", pooled: bool = False
+        self,
+        images: Tensor,
+        rule: str = "clip",
+        position_resize: str = "scaled_bicubic",
+        pooled: bool = False,
+        projection: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor]:
-        """Like :meth:`dense`, with the image embedding (B, C) of the unchanged model in front if ``pooled``."""
+        """Like :meth:`dense`, with the image embedding (B, C) of the unchanged model in front if ``pooled``.
+
+        ``projection`` (D, C) takes the place of CLIP's own for the dense tokens (ICLIP's dual projections).
+        """
         chosen = rule_named(rule)
         x, grid = self.embed_patches(images, position_resize)
         x, stream = self._run(x, grid, chosen, keep_original=pooled)
-        patches = F.normalize(self.project(stream)[:, 1:], dim=-1)
+        patches = F.normalize(self.project(stream, projection)[:, 1:], dim=-1)
         dense = patches.transpose(1, 2).unflatten(2, grid)
         if not pooled:
             return None, dense
@@ -126,9 +134,18 @@ class CLIP(nn.Module):
                 x = block(x)
         return x, stream
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor, projection: Tensor | None = None) -> Tensor:
         """Final LayerNorm and projection of every token: (B, 1 + n, D) -> (B, 1 + n, C)."""
-        return self.visual.ln_post(x) @ self.visual.proj
+        return self.visual.ln_post(x) @ (self.visual.proj if projection is None else projection)
+
+    def class_attention(self, images: Tensor) -> Tensor:
+        """(B, n) the last block's attention of the class token to the patches, mean over heads."""
+        x, _ = self.embed_patches(images, "bicubic")
+        for block in self.blocks[:-1]:
+            x = block(x)
+        last = self.blocks[-1]
+        h = last.ln_1(x)
+        return cast(Tensor, last.attn(h[:, :1], h, h, need_weights=True)[1][:, 0, 1:])
 
     @torch.no_grad()
     def embed_text(self, words: list[str], templates: list[str], ensemble: str = "unit") -> Tensor:

@@ -131,7 +131,7 @@ class ViewCache:
             for shard in shards:
                 views = np.empty((len(shard), *self.shape), np.float16)
                 at = 0
-                for images in _batches(pictures, shard, workers):
+                for images in picture_batches(pictures, shard, workers):
                     views[at : at + len(images)] = embed(images).half().cpu().numpy()
                     at += len(images)
                     progress.advance(task, len(images))
@@ -159,5 +159,6 @@ class _Chosen(Dataset[Tensor]):
         return image
 
 
-def _batches(pictures: NamedPictures, chosen: np.ndarray, workers: int) -> Iterator[Tensor]:
+def picture_batches(pictures: NamedPictures, chosen: np.ndarray, workers: int) -> Iterator[Tensor]:
+    """Some pictures in order, as batches (B, 3, H, W) uint8 of one size."""
     yield from DataLoader(_Chosen(pictures, chosen.tolist()), READ_AT_ONCE, num_workers=workers)

@@ -76,7 +76,7 @@ class CaptionPretraining(TrainingFree):
         tokens = self.backbone.tokenizer(batch["caption"]).to(self.device)
         text = F.normalize(self.backbone.clip.encode_text(tokens).float(), dim=-1)
         true = caption_is_true(batch["said"], batch["visible"])
-        loss = info_nce(pictures, text, true, self.backbone.clip.logit_scale.exp().clamp(max=100))
+        loss = info_nce(pictures @ text.T, true, self.backbone.clip.logit_scale.exp().clamp(max=100))
         self.log("train/info_nce", loss)
         return loss
 
@@ -103,9 +103,9 @@ def caption_is_true(said: Tensor, visible: Tensor) -> Tensor:
     return (~visible).float() @ said.float().T == 0
 
 
-def info_nce(pictures: Tensor, text: Tensor, true: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of unit embeddings (B, C) and (B, C), with true captions of others left out."""
+def info_nce(similarity: Tensor, true: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE of cosines (B, B) of pictures and captions, with true captions of others left out."""
     others = true & ~torch.eye(len(true), dtype=torch.bool, device=true.device)
-    logits = (scale * pictures @ text.T).masked_fill(others, -torch.inf)
+    logits = (scale * similarity).masked_fill(others, -torch.inf)
     diagonal = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
