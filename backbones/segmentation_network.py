@@ -47,7 +47,7 @@ class SegmentationNetwork(nn.Module):
                 raise UserError(f"network weights '{weights}': deeplab_r50 starts from random ones here; choose segformer_b0.")
             self.network: Any = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=channels)
         elif weights is None:
-            self.network = SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMERS[name], num_labels=channels))
+            self.network = SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMERS[name] | {"num_labels": channels}))
         else:
             self.network = _published(weights, revision, channels)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)

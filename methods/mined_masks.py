@@ -88,7 +88,7 @@ class MinedMasks:
         file = self._file(name)
         try:
             with Image.open(file) as image:
-                active = [digit == "1" for digit in image.info[ACTIVE]]  # type: ignore[attr-defined]
+                active = [digit == "1" for digit in image.info[ACTIVE]]
                 return Mined(torch.from_numpy(np.array(image)), torch.tensor(active))
         except (OSError, KeyError, SyntaxError) as error:
             raise UserError(
