@@ -30,6 +30,8 @@ def test_it_can_be_instantiated(path: Path) -> None:
         embedded = ["--model.size=embedded", "--model.weights=embedded", "--model.tokenizer=null"]
     elif "/" in str(arguments.get("weights", "")):
         embedded = ["--model.weights=null"]
+    elif "network_weights" in arguments:
+        embedded = ["--model.network_weights=null", "--model.clip=tiny_clip", "--model.pretrained=embedded"]
     elif arguments.get("size") == "base":
         embedded = ["--model.size=embedded", "--model.clip=tiny_clip", "--model.pretrained=embedded"]
     made = zerolabel_lightning.build(["--config", str(path), "--trainer.logger=false", *embedded])
