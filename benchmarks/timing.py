@@ -68,4 +68,4 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _added_mib(module: str, side: str) -> float:
     done = subprocess.run([sys.executable, "-m", module, side], check=True, capture_output=True, text=True)
-    return float(done.stdout)
+    return float(done.stdout.splitlines()[-1])
