@@ -26,10 +26,14 @@ Scores = Literal["cosine", "logit", "probability"]
 
 @dataclass  # not frozen: Lightning moves the fields of what predict_step returns
 class LabelMap:
-    """``labels`` (H, W) uint8 train ids; ``score`` (H, W) the best class's probability, or None if not asked for."""
+    """``labels`` (H, W) uint8 train ids; ``score`` (H, W) the best class's probability, or None if not asked for.
+
+    ``segments`` (H, W), where a method has segment tokens: which of them a pixel belongs to.
+    """
 
     labels: Tensor
     score: Tensor | None
+    segments: Tensor | None = None
 
 
 def label_map(

@@ -19,6 +19,8 @@ from zerolabel_common import atomic_path, gathered, is_repeat, writable_folder
 class SavePredictions(Callback):
     """Writes ``labels/NAME.png`` (indexed palette), ``overlays/NAME.png`` and ``predictions.json``.
 
+    Of a method with segment tokens also ``segments/NAME.png``: the token of every pixel, in colours without meaning.
+
     Attributes:
         failed: name and error of the pictures that could not be read.
     """
@@ -47,6 +49,9 @@ class SavePredictions(Callback):
             _save(label_image(labels, vocabulary.palette), self.folder / "labels" / f"{name}.png")
             overlay = with_legend(blend(pixels, labels, vocabulary.palette), labels, vocabulary)
             _save(overlay, self.folder / "overlays" / f"{name}.png")
+            if result.segments is not None:
+                segments = result.segments.cpu().numpy().astype(np.uint8)
+                _save(blend(pixels, segments, token_colours()), self.folder / "segments" / f"{name}.png")
             self.rows.append({"picture": name, "size": list(labels.shape), "classes": summary(result, vocabulary.names)})
 
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
@@ -80,6 +85,13 @@ def summary(result: LabelMap, names: tuple[str, ...]) -> dict[str, dict[str, flo
         for k in np.argsort(-counts, kind="stable")
         if counts[k]
     }
+
+
+def token_colours() -> NDArray[np.uint8]:
+    """64 colours (64, 3) in which segment tokens are told apart."""
+    hues = (np.arange(64) * 0.618034) % 1
+    wheel = np.clip(np.abs((hues[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    return (255 * (0.25 + 0.75 * wheel)).astype(np.uint8)
 
 
 def label_image(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:

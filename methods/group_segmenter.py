@@ -48,6 +48,14 @@ class GroupSegmenter(Segmenter, ABC):
         found = self.groups(resized[None]).map((resized.shape[1], resized.shape[2]))
         return F.interpolate(found[None].float(), image.shape[1:], mode="nearest")[0, 0].long()
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[LabelMap | None]:
+        """Label maps with the token of every pixel."""
+        found = super().predict_step(batch, batch_idx)
+        for result, image in zip(found, batch["image"], strict=True):
+            if result is not None:
+                result.segments = self.segment_map(image)
+        return found
+
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
         self.oracle = ConfusionMatrix(self.vocabulary.num_classes, self.vocabulary.ignore_index).to(self.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 
 from backbones.ofa import OFA
 from backbones.ofa.config import BOS, EOS, PAD
+from backbones.ofa.loading import find_weights, read_weights
 from methods.ofa_reader import OFAReader
 from methods.optimisation import adamw_in_two_phases
 from methods.segmenter import Sees
-from zerolabel_common import atomic_path
+from zerolabel_common import UserError, atomic_path
 
 
 class OFAPretraining(OFAReader):
@@ -34,6 +36,7 @@ class OFAPretraining(OFAReader):
         warmup_steps: steps of linear warm-up.
         tagging_steps: steps of the trunk alone.
         tags: number of things that a caption can name.
+        trunk: ``embedded`` or a file of weights whose trunk and tagging head are taken, in the place of the tagging phase.
         size: of the OFA.
         protocol: evaluation preset.
         protocol_values: single rules to change.
@@ -49,6 +52,7 @@ class OFAPretraining(OFAReader):
         warmup_steps: int = 50,
         tagging_steps: int = 400,
         tags: int = 20,
+        trunk: str | None = None,
         size: str = "embedded",
         protocol: str = "shapes",
         protocol_values: dict[str, Any] | None = None,
@@ -58,7 +62,19 @@ class OFAPretraining(OFAReader):
         self.save_hyperparameters(logger=False)
         self.tag_head = nn.Linear(self.ofa.encoder.embed_images.channels, tags)
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
-        self.tagging_steps = tagging_steps
+        self.tagging_steps = tagging_steps if trunk is None else 0
+        if trunk is not None:
+            self._take_trunk(find_weights(trunk))
+
+    def _take_trunk(self, path: Path) -> None:
+        weights, prefix = read_weights(path), "encoder.embed_images."
+        found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        head = {name.removeprefix("tag_head."): value for name, value in weights.items() if name.startswith("tag_head.")}
+        try:
+            self.ofa.encoder.embed_images.load_state_dict(found | _batch_counts(self.ofa.encoder.embed_images))
+            self.tag_head.load_state_dict(head)
+        except RuntimeError as error:
+            raise UserError(f"'{path}' holds no trunk and tagging head of this size: {str(error).splitlines()[-1]}") from error
 
     def read(self, features: Tensor) -> Tensor:
         return self.word_map_likeness(self.ofa.encode_features(features, self.source))
@@ -109,3 +125,8 @@ class OFAPretraining(OFAReader):
             named = {"tags": json.dumps(data.tag_names)}
             with atomic_path(f"{folder}/ofa.safetensors") as path:
                 save_file({k: v.detach().half().cpu().contiguous() for k, v in weights.items()}, path, named)
+
+
+def _batch_counts(trunk: nn.Module) -> dict[str, Tensor]:
+    """Batch norm's counters, which weights are shipped without."""
+    return {name: value for name, value in trunk.state_dict().items() if name.endswith("num_batches_tracked")}

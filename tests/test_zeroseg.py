@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers import GroupViTConfig
 from transformers.models.groupvit.modeling_groupvit import GroupViTTokenAssign
 
@@ -24,6 +25,7 @@ from backbones.views import embed_views, grid_boxes
 from datamodules import DATAMODULES, Vocabulary
 from evaluation import Protocol
 from evaluation.groups import Groups, group_probabilities
+from evaluation.predictions import SavePredictions
 from methods import METHODS
 from methods.group_segmenter import majority_labels
 from tests.conftest import ROOT
@@ -296,8 +298,6 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for i in range(2):
-        from PIL import Image
-
         Image.fromarray(np.full((70, 80, 3), 60 * i, np.uint8)).save(images / f"{i}.png")
     random = DATAMODULES["UnlabeledImages"](str(images), size=64, crop="random", train_batch_size=2, num_workers=0)
     with pytest.raises(UserError, match="views of random crops cannot be cached"):
@@ -371,3 +371,15 @@ def test_test_tells_the_tokens_apart(tmp_path: Path) -> None:
     (logged,) = trainer.test(ZeroSeg(), data(), verbose=False)
     assert 1 <= logged["test/tokens_used"] <= 8
     assert logged["test/oracle_miou"] >= logged["test/miou"] - 0.05
+
+
+def test_predict_shows_which_patch_belongs_to_which_token(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray((np.random.default_rng(0).random((64, 96, 3)) * 255).astype(np.uint8)).save(images / "a.png")
+    trainer = lightning.Trainer(callbacks=[SavePredictions(tmp_path / "out")], **QUIET)
+    model = METHODS["GroupViT"]()
+    trainer.predict(model, DATAMODULES["Pictures"](str(images), "cat; dog"), return_predictions=False)
+    with Image.open(tmp_path / "out" / "segments" / "a.png") as shown:
+        assert shown.size == (96, 64)
+        assert len(np.unique(np.array(shown).reshape(-1, 3), axis=0)) > 10
