@@ -24,7 +24,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from backbones.clip import EMBEDDED
+from backbones.itsm import itsm, signed
 from backbones.segmentation_network import SegmentationNetwork
+from evaluation.mining_preview import MinedPicture, mining_preview
 from methods.mask_mining import IGNORED, Mined, MiningRules, mine
 from methods.mined_masks import MinedMasks
 from methods.optimisation import adamw, each_step, warmup_cosine
@@ -198,10 +200,23 @@ class FreeSeg(TrainingFree):
         self.mined = MinedMasks(folder, settings, self.vocabulary.palette[self.class_of_word.cpu().numpy()])
         found = self.mined.fill(pictures, self.mine, data.num_workers, self.trainer.strategy.barrier)
         if self.trainer.is_global_zero:
+            self._preview(pictures, folder / "preview.png")
             missed = f"; never found: {', '.join(found['never found'])}" if found["never found"] else ""
             print(f"mined masks: {found['labelled share']:.0%} of the pixels labelled{missed}; in '{folder}'", flush=True)
         if found["labelled share"] == 0:
             raise UserError(f"no pixel of any picture was labelled with {self.mining}. Lower foreground, margin or positive.")
+
+    def _preview(self, pictures: Any, path: Path, count: int = 6) -> None:
+        """A figure of the first pictures, the maps of their classes and their masks."""
+        rows = []
+        for index in range(min(count, len(pictures))):
+            image = pictures[0, index]["image"]
+            _, similarity = self.similarity(image[None].to(self.device) / 255)
+            maps = signed(itsm(similarity), self.mining.sign)[0].float().cpu().numpy()
+            (mined,) = self.mine(image[None])
+            named = {self.words[q]: maps[q] for q in mined.labels.unique().tolist() if q < len(self.words)}
+            rows.append(MinedPicture(image.permute(1, 2, 0).numpy(), named, mined.labels.cpu().numpy()))
+        mining_preview(rows, self.vocabulary.palette[self.class_of_word.cpu().numpy()], path)
 
     # Training ----------------------------------------------------------------------------------------------------
 

@@ -193,7 +193,9 @@ def test_one_fit_mines_keeps_and_trains(tmp_path: Path, capsys: pytest.CaptureFi
     manifest = json.loads((tmp_path / "masks" / "manifest.json").read_text())
     assert manifest["pictures"] == 12
     assert manifest["settings"]["words"] == model.words
-    files = sorted((tmp_path / "masks").rglob("*.png"))
+    with Image.open(tmp_path / "masks" / "preview.png") as preview:
+        assert preview.width > 1000
+    files = sorted((tmp_path / "masks").rglob("*/*.png"))
     assert len(files) == 12
     with Image.open(files[0]) as image:
         assert image.mode == "P"
@@ -207,7 +209,7 @@ def test_one_fit_mines_keeps_and_trains(tmp_path: Path, capsys: pytest.CaptureFi
     files[3].unlink()
     changed = {file: file.stat().st_mtime_ns for file in files if file.exists()}
     fit(tmp_path)
-    assert len(list((tmp_path / "masks").rglob("*.png"))) == 12
+    assert len(list((tmp_path / "masks").rglob("*/*.png"))) == 12
     assert all(file.stat().st_mtime_ns == time for file, time in changed.items())  # only what was missing is mined again
 
 
@@ -225,7 +227,7 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     fit(tmp_path)
     with pytest.raises(UserError, match=r"were mined with rules .* Give another --model.masks folder"):
         fit(tmp_path, mining={"foreground": 0.7})
-    file = next((tmp_path / "masks").rglob("*.png"))
+    file = next((tmp_path / "masks").rglob("*/*.png"))
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(UserError, match=r"mined mask .* cannot be read .* Delete it"):
         fit(tmp_path)
