@@ -35,6 +35,7 @@ class MiningRules:
         partial_label: off, all classes are present.
         partial_pixel: off, every pixel takes its best present class.
         least: share of sure pixels below which a picture is left out.
+        itsm: each class's map spans 0 to 1; off, the cosines are compared as they are (plain self-training).
         sign: of the map, see :mod:`backbones.itsm`.
         smooth: raise every map to 1 - 0.3 CoV (PMM), which spreads uneven ones.
         pamr: iterations of dense refinement along the picture's edges; 0 for none.
@@ -50,6 +51,7 @@ class MiningRules:
     partial_label: bool = True
     partial_pixel: bool = True
     least: float = 0.02
+    itsm: bool = True
     sign: str = "raw"
     smooth: bool = False
     pamr: int = 0
@@ -81,7 +83,7 @@ def partial_label(probability_BQ: Tensor, rules: MiningRules) -> tuple[Tensor, T
 
 def mine(similarity_BQhw: Tensor, probability_BQ: Tensor, images: Tensor, rules: MiningRules) -> list[Mined]:
     """Labels of pictures (B, 3, H, W) in [0, 1] from cosines and image-level probabilities of all words."""
-    maps = signed(itsm(similarity_BQhw), rules.sign)
+    maps = signed(itsm(similarity_BQhw), rules.sign) if rules.itsm else similarity_BQhw
     if rules.smooth:
         maps = smoothed(maps)
     present, absent = partial_label(probability_BQ, rules)

@@ -125,6 +125,11 @@ def test_mining_paints_words_and_leaves_the_rest() -> None:
     assert mined.active.tolist() == [True, True, True, False]
     (refined,) = mine(similarity, probability, torch.rand(1, 3, 16, 16), MiningRules(pamr=2, smooth=True, quantiles=True))
     assert refined.labels.shape == (16, 16)
+    plain = MiningRules(itsm=False, partial_label=False, partial_pixel=False)
+    (argmax,) = mine(similarity, probability, torch.rand(1, 3, 16, 16), plain)
+    upsampled = F.interpolate(similarity, (16, 16), mode="bilinear", align_corners=False)[0]
+    assert torch.equal(argmax.labels.long(), upsampled.argmax(0))
+    assert argmax.active.all()
     even = torch.full((1, 1, 3, 3), 0.5)
     torch.testing.assert_close(smoothed(even), even)
     with pytest.raises(UserError, match=r"0 <= negative 0\.5 <= positive 0\.1"):
