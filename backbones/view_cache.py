@@ -34,6 +34,15 @@ class NamedPictures(Protocol):
     def name(self, index: int) -> str: ...
 
 
+def refuse_changing(pictures: Any, what: str, option: str) -> None:
+    """Raises UserError for pictures of which nothing can be kept: random crops, or no crops and so many sizes."""
+    crop = getattr(pictures, "crop", "centre")
+    if crop == "random":
+        raise UserError(f"{what} of random crops cannot be kept. Set --data.crop centre, or {option} null.")
+    if crop == "none":
+        raise UserError(f"{what} are made of pictures of one size. Set --data.crop centre.")
+
+
 class ViewCache:
     """See the module.
 

@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 from backbones.clip import EMBEDDED
 from backbones.itsm import itsm, signed
 from backbones.segmentation_network import SegmentationNetwork
+from backbones.view_cache import refuse_changing
 from evaluation.mining_preview import MinedPicture, mining_preview
 from methods.mask_mining import IGNORED, Mined, MiningRules, mine
 from methods.mined_masks import MinedMasks
@@ -183,8 +184,7 @@ class FreeSeg(TrainingFree):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         loader = self.trainer.train_dataloader
         pictures = (data.train_dataloader() if loader is None else loader).dataset
-        if getattr(pictures, "crop", "centre") == "random":
-            raise UserError("masks of random crops cannot be kept. Set --data.crop centre, or --model.masks null.")
+        refuse_changing(pictures, "masks", "--model.masks")
         projection = {} if self.projection is None else {"projection": self.projection}
         settings = {
             "words": self.words,

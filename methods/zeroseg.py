@@ -19,7 +19,7 @@ from backbones.clip import CLIP, EMBEDDED
 from backbones.grouping import GroupingRules, SegmentationHead, mlp
 from backbones.mae import MAE
 from backbones.picture_noise import PictureNoise
-from backbones.view_cache import ViewCache
+from backbones.view_cache import ViewCache, refuse_changing
 from backbones.views import embed_views, view_count
 from evaluation.groups import Groups
 from methods.group_segmenter import GroupSegmenter
@@ -227,8 +227,7 @@ class ZeroSeg(GroupSegmenter):
             self.feature_std.copy_(unit.std(0))
 
     def _cached(self, pictures: Any, workers: int) -> ViewCache:
-        if getattr(pictures, "crop", "centre") == "random":
-            raise UserError("views of random crops cannot be cached. Set --data.crop centre, or --model.cache null.")
+        refuse_changing(pictures, "views", "--model.cache")
         settings: dict[str, Any] = {
             "teacher": state_hash(self.teacher.visual.state_dict()),
             "grids": self.grids,

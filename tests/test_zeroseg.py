@@ -300,8 +300,11 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     for i in range(2):
         Image.fromarray(np.full((70, 80, 3), 60 * i, np.uint8)).save(images / f"{i}.png")
     random = DATAMODULES["UnlabeledImages"](str(images), size=64, crop="random", train_batch_size=2, num_workers=0)
-    with pytest.raises(UserError, match="views of random crops cannot be cached"):
+    with pytest.raises(UserError, match="views of random crops cannot be kept"):
         lightning.Trainer(max_steps=1, **QUIET).fit(ZeroSeg(), random)
+    whole = DATAMODULES["UnlabeledImages"](str(images), crop="none", train_batch_size=2, num_workers=0)
+    with pytest.raises(UserError, match=r"views are made of pictures of one size\. Set --data\.crop centre"):
+        lightning.Trainer(max_steps=1, **QUIET).fit(ZeroSeg(), whole)
     centre = DATAMODULES["UnlabeledImages"](str(images), size=64, train_batch_size=1, classes="cat; dog", num_workers=0)
     model = ZeroSeg()
     lightning.Trainer(max_steps=1, **QUIET).fit(model, centre)  # a batch of one is no special case
