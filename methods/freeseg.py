@@ -20,8 +20,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from backbones.clip import EMBEDDED
 from backbones.itsm import itsm, signed
@@ -31,11 +29,10 @@ from evaluation.mining_preview import MinedPicture, mining_preview
 from methods.mask_mining import IGNORED, Mined, MiningRules, mine
 from methods.mined_masks import MinedMasks
 from methods.optimisation import adamw, each_step, warmup_cosine
+from methods.partial_training import GUARDS, augmented, partial_cross_entropy
 from methods.segmenter import Sees
 from methods.training_free import TrainingFree, feature_surgery
 from zerolabel_common import UserError, cache_folder, known, run_seed, state_hash
-
-GUARDS = ("none", "clamp", "drop")
 
 
 class FreeSeg(TrainingFree):
@@ -241,46 +238,6 @@ class FreeSeg(TrainingFree):
         total = int(self.trainer.estimated_stepping_batches)
         optimizer = adamw(self, self.learning_rate, self.weight_decay, (0.9, 0.999))
         return each_step(optimizer, lambda step: warmup_cosine(step, 50, total))
-
-
-def partial_cross_entropy(
-    logits: Tensor, labels: Tensor, active: Tensor, least: float = 0.0, guard: str = "none", guard_at: float = 0.5
-) -> Tensor:
-    """Mean cross-entropy of the labelled pixels among the words that their picture says something about.
-
-    Args:
-        logits: (B, Q', H, W); Q' = Q, or Q + 1 with background.
-        labels: (B, H, W), 255 for pixels that do not count.
-        active: (B, Q) bool; the background is always active.
-        least: pictures with a smaller labelled share do not count.
-        guard: see :class:`FreeSeg`.
-        guard_at: its threshold.
-    """
-    background = torch.ones(len(active), logits.shape[1] - active.shape[1], dtype=torch.bool, device=active.device)
-    logits = logits.masked_fill(~torch.cat([active, background], 1)[..., None, None], -torch.inf)
-    counted = labels != IGNORED
-    counted &= counted.float().mean((1, 2), keepdim=True) >= least
-    if not counted.any():
-        return logits.masked_fill(logits.isinf(), 0).sum() * 0  # nothing is known of any picture: no gradient
-    pixel = F.cross_entropy(logits, labels.long().masked_fill(~counted, IGNORED), ignore_index=IGNORED, reduction="none")[
-        counted
-    ]
-    if guard != "none" and pixel.mean() < guard_at:
-        pixel = pixel.clamp(max=guard_at) if guard == "clamp" else pixel[pixel <= guard_at]
-    return pixel.mean() if len(pixel) else logits.masked_fill(logits.isinf(), 0).sum() * 0
-
-
-def augmented(images: Tensor, labels: Tensor, seeds: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-    """Pictures and masks, cropped and mirrored alike, each as its seed says."""
-    change = v2.Compose([v2.RandomResizedCrop(images.shape[2:], scale=(0.5, 1.0), antialias=True), v2.RandomHorizontalFlip()])
-    pictures, masks = [], []
-    with torch.random.fork_rng(devices=[]):
-        for image, mask, seed in zip(images, labels, seeds, strict=True):
-            torch.manual_seed(hash(seed))  # of integers: the same in every process
-            picture, moved = change(tv_tensors.Image(image), tv_tensors.Mask(mask))
-            pictures.append(picture.as_subclass(Tensor))
-            masks.append(moved.as_subclass(Tensor))
-    return torch.stack(pictures), torch.stack(masks)
 
 
 def _projection(file: str) -> Tensor:

@@ -18,8 +18,8 @@ from backbones.pooling import POOLINGS, attended, pool
 from datamodules import DATAMODULES, Vocabulary
 from evaluation.contrast import MeanScoreContrast
 from methods import METHODS
-from methods.freeseg import augmented, partial_cross_entropy
 from methods.mask_mining import IGNORED, MiningRules, mine, partial_label, partial_pixel, smoothed
+from methods.partial_training import augmented, partial_cross_entropy
 from zerolabel_common import UserError
 
 FreeSeg: Any = METHODS["FreeSeg"]
