@@ -123,6 +123,7 @@ def test_class_embeddings_are_means_of_pieces(ifseg: Any) -> None:
 
 
 def test_names_that_ofa_cannot_read_are_refused(ifseg: Any) -> None:
+    ifseg = copy.deepcopy(ifseg)
     with pytest.raises(UserError, match="the class 'aeroplane' has no piece that OFA knows"):
         ifseg.use_vocabulary(Vocabulary.parse("red plain disc; aeroplane"))
     with pytest.raises(UserError, match=r"make a text of .* pieces; OFA reads 64\. Name fewer"):
