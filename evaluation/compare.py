@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from evaluation.cells import ROOT, Cell, environment
+from evaluation.contrast import ScoreContrast
 from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry
 from evaluation.report import write_label_maps, write_report
 from evaluation.tables import write_tables
@@ -98,18 +100,20 @@ def _cells(plan: Comparison, output: Path, builder: Builder) -> Iterator[tuple[C
                     [asdict(method), config, seed, _code_hash()] + ([words_of.data, words_of.options] if words_of else [])
                 )
                 model.protocol_name = benchmarks[0].protocol
-                fit_seconds = _train(model, fit_data, trainer, output / "fits" / f"{fit_key}.ckpt") if method.fit else None
+                fit_file = output / "fits" / f"{fit_key}.ckpt"
+                fit_seconds = _train(model, fit_data, trainer, fit_file) if method.fit else None
                 weights = state_hash({k: v for k, v in model.state_dict().items() if not k.startswith("metric")})
                 for benchmark in benchmarks:
                     model.protocol_name = benchmark.protocol
-                    identity = [asdict(method), config, asdict(benchmark), seed, weights, _code_hash()]
+                    identity = [asdict(method), config, asdict(benchmark), seed, weights, plan.contrast, _code_hash()]
                     key = _digest(identity)
                     path = output / "cells" / f"{key}.safetensors"
                     cell = Cell.load(path)
                     is_new = cell is None
                     if cell is None:
-                        cell = _measure(model, data[benchmark.name], method, benchmark, seed, plan.pictures)
+                        cell = _measure(model, data[benchmark.name], method, benchmark, seed, plan)
                         cell.row |= {"fit_seconds": fit_seconds, "weights": weights, "key": key}
+                        cell.row["figure"] = str(figure.relative_to(output)) if (figure := _figure(fit_file)).exists() else None
                         cell.save(path)
                     yield cell, is_new
 
@@ -125,14 +129,17 @@ def _fits(plan: Comparison, method: MethodEntry) -> list[tuple[list[BenchmarkEnt
     return [(group, group[0]) for group in alike.values()]
 
 
-def _measure(model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int, pictures: int) -> Cell:
-    watch = _Watch(pictures)
-    trainer = Trainer(
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[watch]
-    )
+def _measure(model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int, plan: Comparison) -> Cell:
+    watch = _Watch(plan.pictures)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(callbacks=[watch], **quiet)  # type: ignore[arg-type]
     trainer.test(model, data, verbose=False)
     result = model.metric.result()
     count = len(result["pictures"])
+    contrast = None
+    if plan.contrast:  # a second look, not timed
+        (logged,) = Trainer(callbacks=[ScoreContrast()], **quiet).test(model, data, verbose=False)  # type: ignore[arg-type]
+        contrast = logged["test/mean_score_contrast"]
     row = {
         "method": method.name,
         "benchmark": benchmark.name,
@@ -141,6 +148,7 @@ def _measure(model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEnt
         "miou": result["miou"].item(),
         "pixel_accuracy": result["pixel_accuracy"].item(),
         "frequency_weighted_iou": result["frequency_weighted_iou"].item(),
+        "mean_score_contrast": contrast,
         "pictures": count,
         "pictures_per_second": count / watch.seconds,
         "seconds": watch.seconds,
@@ -167,9 +175,17 @@ def _train(model: Any, data: Any, trainer: Trainer, path: Path) -> float:
         seconds = time.perf_counter() - started
         with atomic_path(path) as temporary:
             torch.save({"state_dict": model.state_dict(), "seconds": seconds}, temporary)
+        if model.figure is not None:
+            with atomic_path(_figure(path)) as temporary:
+                shutil.copyfile(model.figure, temporary)
     trained = torch.load(path, weights_only=True)
     model.load_state_dict(trained["state_dict"])
     return float(trained["seconds"])
+
+
+def _figure(fit_file: Path) -> Path:
+    """Of what training learnt from, where the method has one."""
+    return fit_file.with_suffix(".png")
 
 
 @cache

@@ -52,7 +52,11 @@ class Quote:
 
 @dataclass
 class Comparison:
-    """The content of a ``configs/compare/*.yaml``; ``note`` is what a reader must know, printed under the title."""
+    """The content of a ``configs/compare/*.yaml``.
+
+    ``note`` is what a reader must know, printed under the title; ``contrast`` adds the mean score contrast of every method's
+    maps to the tables (:class:`evaluation.contrast.MeanScoreContrast`).
+    """
 
     title: str
     methods: list[MethodEntry]
@@ -60,6 +64,7 @@ class Comparison:
     seeds: list[int] = field(default_factory=lambda: [0])
     pictures: int = 4
     note: str = ""
+    contrast: bool = False
     quotes: list[Quote] = field(default_factory=list)
 
     def seeds_of(self, method: MethodEntry) -> list[int]:

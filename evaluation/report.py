@@ -29,11 +29,18 @@ def write_report(cells: list[Cell], plan: Comparison, output: Path) -> None:
     page = jinja.get_template("report.html.j2").render(
         plan=plan,
         columns=columns(cells),
+        figures=_figures(cells, output),
         galleries=[_gallery(cells, benchmark.name, plan.pictures) for benchmark in plan.benchmarks],
         row=cells[0].row,
     )
     with atomic_path(output / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _figures(cells: list[Cell], output: Path) -> list[tuple[str, str]]:
+    """What each method's training learnt from, where it drew that, as (method, embedded PNG); of several seeds the first."""
+    files = {cell.row["method"]: output / cell.row["figure"] for cell in reversed(cells) if cell.row["figure"]}
+    return [(method, _data_url(file.read_bytes())) for method, file in reversed(files.items()) if file.exists()]
 
 
 def write_label_maps(cells: list[Cell], output: Path) -> None:
@@ -82,7 +89,11 @@ def _embed(pixels: NDArray[np.uint8]) -> str:
     image.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH))  # small pictures are left to the browser's scaling
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return _data_url(file.getvalue())
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _heat(iou: float) -> str:

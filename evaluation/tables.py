@@ -36,6 +36,7 @@ class Entry:
     pictures_per_second: float
     iou: Tensor  # (K,)
     draws: Tensor  # resampled mIoU
+    contrast: float | None = None  # mean score contrast
     best: bool = False
     p_value: float | None = None  # of "as good as the best", None for the best and the oracle
 
@@ -99,6 +100,7 @@ def _entry(cells: list[Cell]) -> Entry:
         sum(row["pictures_per_second"] for row in rows) / len(rows),
         torch.stack([cell.iou for cell in cells]).nanmean(0),
         draws,
+        None if rows[0]["mean_score_contrast"] is None else sum(row["mean_score_contrast"] for row in rows) / len(rows),
     )
 
 
@@ -121,15 +123,17 @@ _MARKDOWN = """\
 
 Protocol {{ column.protocol }}, `{{ column.protocol_hash }}`.
 
-| method | sees | mIoU | 95 % interval | pixel acc. | pictures/s |
-|---|---|---|---|---|---|
+| method | sees | mIoU | 95 % interval | pixel acc. | {{ "contrast | " if plan.contrast }}pictures/s |
+|---|---|---|---|---|---|{{ "---|" if plan.contrast }}
 {% for e in column.entries -%}
 | {{ e.method }} | {{ e.sees }} | {{ "**%s**"|format(e|value) if e.best else e|value }}{{ " ≈" if e.tied }} | \
-{{ e.low|percent }} to {{ e.high|percent }} | {{ e.pixel_accuracy|percent }} | {{ "%.0f"|format(e.pictures_per_second) }} |
+{{ e.low|percent }} to {{ e.high|percent }} | {{ e.pixel_accuracy|percent }} | \
+{{ "%+.1f | "|format(100 * e.contrast) if plan.contrast }}{{ "%.0f"|format(e.pictures_per_second) }} |
 {% endfor -%}
 {% endfor %}
 **Best of its column**; ≈ not significantly worse (paired bootstrap over pictures, p > 0.05). Rows that see masks are \
-oracles, outside the ranking. mIoU in per cent.
+oracles, outside the ranking. mIoU in per cent.\
+{{ " Contrast: how much brighter a class's map is on the class than off it, in per cent." if plan.contrast }}
 {% if plan.quotes %}
 ## Published, as quoted (other models, pictures and protocols: not comparable with the measured numbers)
 

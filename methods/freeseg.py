@@ -197,7 +197,8 @@ class FreeSeg(TrainingFree):
         self.mined = MinedMasks(folder, settings, self.vocabulary.palette[self.class_of_word.cpu().numpy()])
         found = self.mined.fill(pictures, self.mine, data.num_workers, self.trainer.strategy.barrier)
         if self.trainer.is_global_zero:
-            self._preview(pictures, folder / "preview.png")
+            self.figure = folder / "preview.png"
+            self._preview(pictures, self.figure)
             missed = f"; never found: {', '.join(found['never found'])}" if found["never found"] else ""
             print(f"mined masks: {found['labelled share']:.0%} of the pixels labelled{missed}; in '{folder}'", flush=True)
         if found["labelled share"] == 0:

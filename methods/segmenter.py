@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from functools import wraps
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
@@ -22,7 +23,7 @@ from evaluation.label_map import LabelMap, Scores, label_map
 from evaluation.metrics import NO_PICTURE, ConfusionMatrix
 from evaluation.neighbours import average_neighbours
 from evaluation.protocol import Protocol
-from evaluation.windows import resize_picture, score_windows
+from evaluation.windows import WindowScores, resize_picture, score_windows
 from zerolabel_common import UserError, is_repeat
 
 
@@ -60,6 +61,7 @@ class Segmenter(lightning.LightningModule):
     Attributes:
         sees: what the method's training sees; a variant that sees more says so in its ``__init__``.
         scores: what :meth:`forward` gives, see :func:`evaluation.label_map.label_map`.
+        figure: a picture of what training learnt from, shown in reports; None where there is none to show.
 
     Args:
         protocol: name of a preset; the benchmark's own values apply where the preset has some.
@@ -69,6 +71,7 @@ class Segmenter(lightning.LightningModule):
 
     sees: Sees = Sees.NOTHING
     scores: ClassVar[Scores] = "cosine"
+    figure: Path | None = None
 
     def __init__(self, protocol: str = "shapes", protocol_values: dict[str, Any] | None = None, window_batch: int = 64) -> None:
         super().__init__()
@@ -118,23 +121,26 @@ class Segmenter(lightning.LightningModule):
 
     @torch.inference_mode()
     @evaluating
+    def look(self, images: list[Tensor]) -> list[tuple[Tensor, WindowScores]]:
+        """Every picture (3, H, W) as it is looked at (3, R, S), and the scores of its windows."""
+        resized = [resize_picture(to_unit(image), self.protocol) for image in images]
+        return list(zip(resized, score_windows(self.score_window, resized, self.protocol, self.window_batch), strict=True))
+
+    @torch.inference_mode()
     def segment(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
         """Label maps, each at its picture's size, of pictures (3, H, W), uint8 or in [0, 1], of any sizes."""
-        background = self.vocabulary.background
-        resized = [resize_picture(to_unit(image), self.protocol) for image in images]
-        windows = score_windows(self.score_window, resized, self.protocol, self.window_batch)
         return [
             label_map(
                 scores,
                 self.class_of_word,
                 (image.shape[1], image.shape[2]),
                 self.protocol,
-                background,
+                self.vocabulary.background,
                 "probability" if self.protocol.refine == "neighbours" else self.scores,
                 picture=picture,
                 with_score=with_score,
             )
-            for scores, image, picture in zip(windows, images, resized, strict=True)
+            for (picture, scores), image in zip(self.look(images), images, strict=True)
         ]
 
     def score_window(self, images: Tensor) -> Tensor:

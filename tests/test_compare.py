@@ -1,5 +1,6 @@
 """compare: interrupted and resumed, significance, two protocols, what the files hold."""
 
+import base64
 import csv
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,20 @@ def test_the_files_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture
     assert rows[0]["protocol_hash"] in page
     assert len(list((out / "label_maps" / "objects" / "CLIP_50").glob("*.png"))) == 2
     assert markdown in capsys.readouterr().out
+
+
+def test_contrast_and_mined_masks_are_shown(tmp_path: Path) -> None:
+    data = {"data.pictures": 4, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
+    freeseg = {"name": "FreeSeg", "config": "configs/freeseg/shapes.yaml", "fit": True, "seeds": [0]}
+    plan = PLAN | {"contrast": True, "methods": [PLAN["methods"][0], freeseg | {"set": data | {"trainer.max_steps": 2}}]}  # type: ignore[index]
+    for _ in range(2):  # the second time from what was kept
+        out = run(tmp_path, plan)
+        rows = list(csv.DictReader((out / "results.csv").open()))
+        assert 0.1 < float(rows[0]["mean_score_contrast"]) < 0.9
+        assert f"{100 * float(rows[0]['mean_score_contrast']):+.1f} |" in (out / "results.md").read_text()
+        assert not rows[0]["figure"]
+        figure = base64.b64encode((out / rows[1]["figure"]).read_bytes()).decode()
+        assert figure in (out / "report.html").read_text()
 
 
 def test_an_interrupted_comparison_redoes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from backbones.itsm import itsm, signed
 from backbones.pooling import POOLINGS, attended, pool
 from datamodules import DATAMODULES, Vocabulary
-from evaluation.contrast import MeanScoreContrast
+from evaluation.contrast import MeanScoreContrast, ScoreContrast
 from methods import METHODS
 from methods.mask_mining import IGNORED, MiningRules, mine, partial_label, partial_pixel, smoothed
 from methods.partial_training import augmented, partial_cross_entropy
@@ -58,14 +58,33 @@ def test_mean_score_contrast_has_the_sign_of_the_map() -> None:
     mask = torch.zeros(4, 6, dtype=torch.uint8)
     mask[:, 3:] = 1
     mask[0] = 255
-    maps = F.one_hot(mask.clamp(max=1).long(), 2).permute(2, 0, 1).float()
+    scores = F.one_hot(mask.clamp(max=1).long(), 2).permute(2, 0, 1).float()
     metric = MeanScoreContrast()
-    metric.update(maps, mask)
+    metric.update(5 + 2 * scores, mask)  # the scale of the scores does not matter
     assert float(metric.compute()) == 1.0
-    metric.update(1 - maps, mask)
+    metric.update(-scores, mask)
     assert float(metric.compute()) == 0.0
-    metric.update(torch.stack([0.25 * maps[0], maps[1]]), mask)
-    assert float(metric.compute()) == pytest.approx((2 - 2 + 1.25) / 6)
+    half = scores.clone()
+    half[1, 1, 3:] = 0.5  # one of three rows on the class half as bright
+    metric.update(half, mask)
+    assert float(metric.compute()) == pytest.approx((2 - 2 + 1 + 1 - 0.5 / 3) / 6)
+
+
+def test_contrast_of_a_test_is_that_of_its_maps() -> None:
+    data = DATAMODULES["Shapes"]("shapes13", pictures=2, num_workers=0)
+    model: Any = METHODS["TrainingFree"]("surgery", protocol_values={"crop": None, "stride": None})
+    trainer = lightning.Trainer(**QUIET, callbacks=[ScoreContrast()])
+    (logged,) = trainer.test(model, data, verbose=False)
+    metric = MeanScoreContrast()
+    pictures = data.benchmark("test")
+    for picture in (pictures[0], pictures[1]):
+        words = F.interpolate(model(picture["image"][None] / 255), picture["mask"].shape, mode="bilinear")[0]
+        asked = model.class_of_word.unique().tolist()
+        best = {k: words[model.class_of_word == k].amax(0) for k in asked}
+        nothing = torch.full_like(words[0], -torch.inf)
+        maps = torch.stack([best.get(k, nothing) for k in range(model.vocabulary.num_classes)])
+        metric.update(maps, picture["mask"])
+    assert logged["test/mean_score_contrast"] == pytest.approx(float(metric.compute()), abs=1e-5)
 
 
 @pytest.mark.parametrize("how", ["smooth_min", "log_sum_exp"])
