@@ -17,6 +17,7 @@ from backbones.itsm import itsm, signed
 from backbones.pooling import POOLINGS, attended, pool
 from datamodules import DATAMODULES, Vocabulary
 from evaluation.contrast import MeanScoreContrast, ScoreContrast
+from evaluation.windows import resize_picture
 from methods import METHODS
 from methods.mask_mining import IGNORED, MiningRules, mine, partial_label, partial_pixel, smoothed
 from methods.partial_training import augmented, partial_cross_entropy
@@ -78,7 +79,8 @@ def test_contrast_of_a_test_is_that_of_its_maps() -> None:
     metric = MeanScoreContrast()
     pictures = data.benchmark("test")
     for picture in (pictures[0], pictures[1]):
-        words = F.interpolate(model(picture["image"][None] / 255), picture["mask"].shape, mode="bilinear")[0]
+        image = resize_picture(picture["image"] / 255, model.protocol)
+        words = F.interpolate(model(image[None]), picture["mask"].shape, mode="bilinear")[0]
         asked = model.class_of_word.unique().tolist()
         best = {k: words[model.class_of_word == k].amax(0) for k in asked}
         nothing = torch.full_like(words[0], -torch.inf)
