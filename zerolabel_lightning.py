@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import signal
+import sys
 import tempfile
 import time
 import warnings
@@ -26,11 +28,13 @@ from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import datamodules
 import methods
 from evaluation.predictions import SavePredictions
 from evaluation.results import SaveResults
+from zerolabel_checkpoints import WholeCheckpoints, default_checkpoints, last_checkpoint
 from zerolabel_common import UserError, known, writable_folder
 
 PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
@@ -72,11 +76,15 @@ class ZeroLabelCLI(LightningCLI):
         """Nothing: :func:`run` has put the checkpoint's hyper-parameters below the other sources."""
 
     def before_instantiate_classes(self) -> None:
-        """One folder per run, unless the user chose a logger."""
+        """One folder per run, unless the user chose a logger; ``--ckpt_path last`` is the newest checkpoint of them all."""
         if self.subcommand is None:
             return
-        trainer = self.config[self.subcommand].trainer
+        config = self.config[self.subcommand]
+        trainer = config.trainer
         root = writable_folder(trainer.default_root_dir)
+        if config.ckpt_path == "last":
+            config.ckpt_path = last = last_checkpoint(root)
+            print(f"going on from '{last}'" if last else f"no checkpoint under '{root}' yet: starting anew", flush=True)
         if self.subcommand == "predict":
             trainer.logger = False
         elif trainer.logger in (None, True):
@@ -96,9 +104,23 @@ class ZeroLabelCLI(LightningCLI):
         self.predictions: SavePredictions | None = None
         if self.subcommand == "predict":
             self.predictions = SavePredictions(Path(self.config.predict.trainer.default_root_dir))
-        own = self.predictions or (SaveResults() if self.subcommand is not None else None)
-        self.trainer_defaults["callbacks"] = [own] if own else []
+        own: list[Any] = [self.predictions or SaveResults()] if self.subcommand is not None else []
+        if self.subcommand == "fit":
+            chosen = self.config.fit.trainer
+            if chosen.enable_checkpointing is not False and not _has_checkpoints(chosen.callbacks):
+                own += default_checkpoints()
+            kwargs["plugins"] = [*_several(self._get(self.config_init, "trainer")["plugins"]), WholeCheckpoints()]
+        self.trainer_defaults["callbacks"] = own
         return super().instantiate_trainer(**kwargs)
+
+
+def _several(chosen: Any) -> list[Any]:
+    """A list of what the user gave: none, one or several."""
+    return chosen if isinstance(chosen, list) else [chosen] if chosen else []
+
+
+def _has_checkpoints(callbacks: Any) -> bool:
+    return any(callback.class_path.endswith(("Checkpoint", ".Newest")) for callback in _several(callbacks))
 
 
 def run(arguments: list[str]) -> int:
@@ -109,8 +131,12 @@ def run(arguments: list[str]) -> int:
         if {"-h", "--help"} & set(options):
             print(PREDICT_HELP)
         options = [*expand_predict_options(options), "--return_predictions=false"]  # they are on disk
-    with tempfile.TemporaryDirectory() as folder:
-        cli = build([subcommand, *checkpoint_defaults(options, Path(folder)), *options], run=True)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            cli = build([subcommand, *checkpoint_defaults(options, Path(folder)), *options], run=True)
+    except SIGTERMException:
+        print("stopped by SIGTERM; go on with --ckpt_path last", file=sys.stderr, flush=True)
+        return 128 + signal.SIGTERM
     if subcommand == "predict" and cli.model.hparams.get("pretrained") == "embedded":
         print("note: the embedded model has only seen coloured shapes; on photographs its labels are wrong. For real pictures")
         print("      add --config configs/backbones/clip_vit_b16.yaml, or another --model.clip and --model.pretrained.")
@@ -204,6 +230,7 @@ def quiet() -> None:
         ".*args parameter is intended to run from within Python.*",  # it is how main() hands them on
         ".*not supported by the model summary.*",
         ".*module\\(s\\) in eval mode.*",  # frozen backbones are
+        "The dirpath has changed from.*",  # each run has its folder, also one that goes on
         ".*across ranks is zero.*",  # fit without a benchmark has nothing to validate
         ".*LeafSpec.*",  # lightning 2.6 on torch 2.13
         ".*deprecated.*jsonargparse.*",

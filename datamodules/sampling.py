@@ -1,12 +1,12 @@
-"""Which process reads which pictures: each once in evaluation, shuffled by (seed, epoch) in training."""
+"""Which process reads which pictures: each once in evaluation, shuffled by (seed, epoch) and resumable in training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from zerolabel_common import rank_and_world
 
@@ -53,14 +53,66 @@ class EpochSampler(DistributedSampler[Any]):
         rank, world = rank_and_world()
         super().__init__(dataset, num_replicas=world, rank=rank, seed=seed, drop_last=True)
         self.shards, self.together = shards, together
+        self.skip = 0  # pictures that this process has already seen in the epoch
 
     def __iter__(self) -> Iterator[Any]:
         order = epoch_order(len(self.dataset), self.seed, self.epoch, self.shards, self.together)  # type: ignore[arg-type]
-        for index in order[self.rank : self.num_replicas * len(self) : self.num_replicas]:
+        own = order[self.rank : self.num_replicas * len(self) : self.num_replicas]
+        for index in own[self.skip :]:
             yield self.epoch, int(index)
 
     def __len__(self) -> int:
         return len(self.dataset) // self.num_replicas  # type: ignore[arg-type]
+
+
+class TrainingLoader(DataLoader[Any]):
+    """Batches in :class:`EpochSampler`'s order, whose place within the epoch travels in Lightning's checkpoints.
+
+    Going on in mid-epoch passes over what was seen without reading it.
+
+    Args:
+        dataset: indexed by (epoch, index).
+        batch_size: per process; a last smaller batch is dropped.
+        seed: of the order.
+        num_workers: loader processes.
+        shards: see :class:`EpochSampler`.
+        collate_fn: as of torch's loader.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        shards: np.ndarray | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_size=batch_size,
+            sampler=EpochSampler(dataset, seed, shards),
+            drop_last=True,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            collate_fn=collate_fn,
+        )
+        self.given = self.seen = 0  # batches of this epoch; those of them before a restart
+
+    def __iter__(self) -> Any:
+        """Starts with the first batch, not before: Lightning asks for an iterator before it says which epoch this is."""
+        self.given, self.seen = self.seen, 0
+        sampler: Any = self.sampler
+        sampler.skip = self.given * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.seen = state["given"] % len(self)
 
 
 def epoch_order(count: int, seed: int, epoch: int, shards: np.ndarray | None = None, together: int = 16) -> np.ndarray:

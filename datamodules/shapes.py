@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from datamodules import shapes_world as world
 from datamodules.base import DataModule, Item
-from datamodules.sampling import EpochSampler
+from datamodules.sampling import TrainingLoader
 from datamodules.shapes_questions import ask
 from zerolabel_common import run_seed
 
@@ -60,18 +60,11 @@ class Shapes(DataModule):
     def benchmark(self, split: str) -> Dataset[Item]:
         return ShapesBenchmark(self, split)
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def train_dataloader(self) -> TrainingLoader:
         kinds = {"captions": ShapesCaptions, "pictures": ShapesPictures, "questions": ShapesQuestions, "masks": ShapesOracle}
         dataset = kinds[self.train](self)
-        return DataLoader(
-            dataset,
-            batch_size=self.train_batch_size,
-            sampler=EpochSampler(dataset, run_seed()),
-            drop_last=True,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=collate_questions if self.train == "questions" else None,
-        )
+        collate = collate_questions if self.train == "questions" else None
+        return TrainingLoader(dataset, self.train_batch_size, run_seed(), self.num_workers, collate_fn=collate)
 
 
 class ShapesBenchmark(Dataset[Item]):

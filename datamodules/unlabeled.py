@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import v2
 
 from datamodules.base import DataModule, TrainingData
 from datamodules.reading.images import decode_picture
 from datamodules.reading.shards import ShardedPictures
 from datamodules.reading.sources import FolderPictures, ListedPictures, PictureSource
-from datamodules.sampling import EpochSampler
+from datamodules.sampling import TrainingLoader
 from datamodules.vocabulary import Vocabulary
 from zerolabel_common import UserError, known, run_seed
 
@@ -67,26 +67,18 @@ class UnlabeledImages(TrainingData):
         self.images, self.size, self.crop, self.captions, self.unreadable = images, size, crop, captions, unreadable
         self.seed, self.train_batch_size = run_seed(seed), train_batch_size
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> TrainingLoader:
         source = picture_source(self.images)
         if len(source) < self.train_batch_size:
             raise UserError(f"'{self.images}' holds {len(source)} pictures, fewer than a batch of {self.train_batch_size}.")
         dataset = UnlabeledPictures(source, self)
-        return DataLoader(
-            dataset,
-            batch_size=self.train_batch_size,
-            sampler=EpochSampler(dataset, self.seed, source.shards),
-            drop_last=True,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=collate_pictures,
-        )
+        return TrainingLoader(dataset, self.train_batch_size, self.seed, self.num_workers, source.shards, collate_pictures)
 
 
 class UnlabeledPictures(Dataset[dict[str, Any]]):
     """Items ``image`` (3, size, size) or (3, H, W) uint8, ``name``, ``index`` and, if asked for, ``caption``.
 
-    Indexed by (epoch, index), as :class:`EpochSampler` says them, because crops change from epoch to epoch.
+    Indexed by (epoch, index), because crops change from epoch to epoch.
     """
 
     def __init__(self, source: PictureSource, data: UnlabeledImages) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datamodules.base import DataModule, TrainingData
-from datamodules.sampling import EpochSampler
+from datamodules.sampling import TrainingLoader
 from datamodules.vocabulary import Vocabulary
 from zerolabel_common import UserError, run_seed
 
@@ -64,16 +64,9 @@ class WordMaps(TrainingData):
             return self._maps()
         return CombinedLoader({"maps": self._maps(), "pictures": self.pictures.train_dataloader()}, "min_size")
 
-    def _maps(self) -> DataLoader[dict[str, Tensor]]:
+    def _maps(self) -> TrainingLoader:
         dataset = RandomNumbers(self.maps, self.largest, self.seed)
-        return DataLoader(
-            dataset,
-            batch_size=self.train_batch_size,
-            sampler=EpochSampler(dataset, self.seed),
-            drop_last=True,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+        return TrainingLoader(dataset, self.train_batch_size, self.seed, self.num_workers)
 
 
 class RandomNumbers(Dataset[dict[str, Tensor]]):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from evaluation.metrics import NO_PICTURE, ConfusionMatrix
 from evaluation.neighbours import average_neighbours
 from evaluation.protocol import Protocol
 from evaluation.windows import WindowScores, resize_picture, score_windows
-from zerolabel_common import UserError, is_repeat
+from zerolabel_common import UserError, is_repeat, run_seed
 
 
 class Sees(Enum):
@@ -162,9 +163,11 @@ class Segmenter(lightning.LightningModule):
             raise UserError(f"{type(data).__name__} brings no vocabulary; give a benchmark or --classes.")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """The zero-label firewall."""
+        """The zero-label firewall; and what a step draws depends on its place alone, so that a run can go on anywhere."""
         if self.sees is not Sees.MASKS and holds_mask(batch):
             raise UserError(f"a training batch of {type(self).__name__} holds a mask; no label may reach training.")
+        place = [run_seed(), self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
 
     def on_validation_epoch_start(self) -> None:
         self._metric.reset()
