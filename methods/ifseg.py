@@ -8,6 +8,7 @@ code decides.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -37,9 +38,10 @@ class IFSeg(OFAReader):
         weight_decay: on all trained weights.
         dropout: of embeddings and branches.
         drop_path: of the last layers' branches.
-        self_training_from: the step from which on it trains on the smoothed label maps that it gives unlabelled pictures
-            (``--data.pictures``) instead of word maps (Table 4). INFERRED: labels by the model of the moment, without dropout,
-            smoothed as in section 3.4; the paper's appendix, which says more, was not available. Null: never.
+        self_training_from: the step from which on it trains on the smoothed label maps that it gave unlabelled pictures
+            (``--data.pictures``) at that step, instead of word maps (Table 4). INFERRED: the labelling model stays as it was
+            then (labelling with the model of the moment collapsed with one of two seeds), without dropout, smoothed as in
+            section 3.4; the paper's appendix, which says more, was not available. Null: never.
         select_on_labels: keeps the weights of the best validation instead of the last, as the reference does. This uses
             labels, so the result is ranked with the oracles; it needs ``--trainer.limit_val_batches``.
         size: ``tiny`` to ``huge`` as published, or ``embedded``.
@@ -81,12 +83,16 @@ class IFSeg(OFAReader):
         encoder = self.ofa.encoder
         for frozen in (encoder.embed_images, encoder.image_proj, encoder.embed_tokens):
             frozen.requires_grad_(False)
+        # what labels pictures; a copy that follows in checkpoints
+        self.labeller = None if self_training_from is None else copy.deepcopy(self.ofa).requires_grad_(False)
 
     def read(self, features: Tensor) -> Tensor:
         return self.name_cells(self.ofa.encode_features(features, self.source))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if self.self_training_from is not None and self.global_step >= self.self_training_from:
+        if self.labeller is not None and self.self_training_from is not None and self.global_step >= self.self_training_from:
+            if self.global_step == self.self_training_from:
+                self.labeller.load_state_dict(self.ofa.state_dict())
             loss = self._self_training_loss(batch["pictures"]["image"])
         else:
             loss = self._image_free_loss(batch.get("maps", batch))
@@ -103,15 +109,17 @@ class IFSeg(OFAReader):
 
     def _self_training_loss(self, images: Tensor) -> Tensor:
         features = self.cell_features(images)
-        target = self._own_labels(features)
+        target = self.own_labels(features)
         logits = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:]).float()
         return map_cross_entropy(logits, target)
 
     @torch.no_grad()
     @evaluating
-    def _own_labels(self, features: Tensor) -> Tensor:
-        """Label maps (B, H, W) that the model gives trunk features now, smoothed among similar cells."""
-        scores = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:]).float()
+    def own_labels(self, features: Tensor) -> Tensor:
+        """Label maps (B, H, W) of trunk features by the labelling model, smoothed among similar cells."""
+        assert self.labeller is not None
+        scores = self.name_cells(self.labeller.encode_features(features, self.source), self.labeller)
+        scores = scores.transpose(1, 2).unflatten(2, features.shape[2:]).float()
         protocol = self.protocol
         smoothed = average_neighbours(scores.softmax(1), features.float(), protocol.neighbours, protocol.neighbour_steps)
         up, across = (upsampling(n, n * self.ofa.config.stride).to(scores) for n in features.shape[2:])

@@ -82,9 +82,9 @@ class OFAReader(Segmenter, ABC):
         scores: Tensor = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:])
         return scores
 
-    def name_cells(self, encoded: Encoded) -> Tensor:
-        """The decoder's logits (B, L, Q) about every cell (IFSeg, section 3.3)."""
-        return self.ofa.decode_map(encoded) @ self.class_embeddings.T
+    def name_cells(self, encoded: Encoded, ofa: OFA | None = None) -> Tensor:
+        """The decoder's logits (B, L, Q) about every cell (IFSeg, section 3.3), of another OFA if given."""
+        return (ofa or self.ofa).decode_map(encoded) @ self.class_embeddings.T
 
     def word_map_likeness(self, encoded: Encoded) -> Tensor:
         """Cosines (B, L, Q) of cells with the mean encodings of maps that hold one class name everywhere."""

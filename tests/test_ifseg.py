@@ -291,15 +291,20 @@ def test_self_training_goes_on_with_pictures(tmp_path: Path) -> None:
         setattr(model, name, lambda batch, name=name, method=method: steps.append(name) or method(batch))
     small_run(tmp_path, model, pictures=True, max_steps=4, limit_val_batches=0)
     assert steps == ["_image_free_loss"] * 2 + ["_self_training_loss"] * 2
+    untrained, labelling, trained = METHODS["IFSeg"]().ofa, model.labeller, model.ofa
+    assert not torch.equal(labelling.encoder.layer_norm.weight, untrained.encoder.layer_norm.weight)
+    assert not torch.equal(labelling.encoder.layer_norm.weight, trained.encoder.layer_norm.weight)
     assert METHODS["IFSeg"]().sees.value == "class names"
 
 
 def test_its_own_labels_are_its_smoothed_label_maps(ifseg: Any) -> None:
     image = DATAMODULES["Shapes"](pictures=1).benchmark("test")[0]["image"][None, :, :64, :64] / 255
     model = copy.deepcopy(ifseg).train()
+    model.labeller = copy.deepcopy(model.ofa)
     features = model.cell_features(image)
-    labels = model._own_labels(features)
+    labels = model.own_labels(features)
     assert model.training
+    assert model.labeller.training
     model.protocol = replace(model.protocol, refine="neighbours", short_side=64)
     assert torch.equal(labels[0], model.segment([image[0]])[0].labels)
 
