@@ -26,7 +26,7 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -36,22 +36,11 @@ from evaluation.predictions import SavePredictions
 from evaluation.results import SaveResults
 from zerolabel_checkpoints import WholeCheckpoints, default_checkpoints, last_checkpoint
 from zerolabel_common import UserError, known, writable_folder
+from zerolabel_runs import SaveRun
 
 PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
 --output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
 """
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes ``config_<subcommand>.yaml``, so that a test never overwrites the configuration of the fit."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.overwrite = True
-
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self.config_filename = f"config_{trainer.state.fn.value}.yaml"
-        super().setup(trainer, pl_module, stage)
 
 
 class ZeroLabelCLI(LightningCLI):
@@ -63,7 +52,7 @@ class ZeroLabelCLI(LightningCLI):
             datamodules.DataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=SaveConfig,
+            save_config_callback=SaveRun,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             trainer_defaults={"default_root_dir": "runs", "accelerator": "auto"},
@@ -93,6 +82,10 @@ class ZeroLabelCLI(LightningCLI):
                 "class_path": f"{CSVLogger.__module__}.CSVLogger",
                 "init_args": {"save_dir": str(root), "name": "", "version": folder},
             }
+        else:
+            for logger in _several(trainer.logger):
+                if logger.init_args.get("save_dir") == ".":  # W&B's default
+                    logger.init_args.save_dir = str(root)
 
     def after_instantiate_classes(self) -> None:
         """``fit`` needs a method that learns."""
@@ -232,6 +225,7 @@ def quiet() -> None:
         ".*module\\(s\\) in eval mode.*",  # frozen backbones are
         "The dirpath has changed from.*",  # each run has its folder, also one that goes on
         ".*callbacks used to create the checkpoint need to be provided.*",  # a test does not write any
+        ".*smaller than the logging interval.*",
         ".*across ranks is zero.*",  # fit without a benchmark has nothing to validate
         ".*LeafSpec.*",  # lightning 2.6 on torch 2.13
         ".*deprecated.*jsonargparse.*",

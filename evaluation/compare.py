@@ -20,11 +20,10 @@ from typing import Protocol as Interface
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
 from evaluation.cells import ROOT, Cell, environment
 from evaluation.contrast import ScoreContrast
+from evaluation.panels import KeepPanels
 from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry
 from evaluation.report import write_label_maps, write_report
 from evaluation.tables import write_tables
@@ -41,28 +40,16 @@ class Builder(Interface):
     def data(self, entry: BenchmarkEntry) -> Any: ...
 
 
-class _Watch(Callback):
-    """Times the test and keeps the first pictures, their masks and label maps."""
+class _Watch(KeepPanels):
+    """Times the test, too."""
 
-    def __init__(self, pictures: int) -> None:
-        self.pictures, self.panels, self.seconds = pictures, dict[str, Tensor](), 0.0
+    seconds = 0.0
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         self.seconds = -time.perf_counter()
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         self.seconds += time.perf_counter()
-
-    def on_test_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        for image, mask, index, result in zip(
-            batch["image"], batch["mask"], batch["index"], outputs["label_maps"], strict=True
-        ):
-            if index < self.pictures:
-                self.panels[f"{index}/picture"] = (image * 255 + 0.5).to(torch.uint8).cpu()
-                self.panels[f"{index}/mask"] = mask.cpu()
-                self.panels[f"{index}/prediction"] = result.labels.cpu()
 
 
 def compare(plan: Comparison, output: Path, builder: Builder) -> list[Cell]:

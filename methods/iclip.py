@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from backbones.clip import EMBEDDED
 from backbones.pooling import POOLINGS, attended, pool
+from evaluation.results import run_folder
 from methods.caption_pretraining import caption_is_true, info_nce
 from methods.optimisation import adamw, each_step, warmup_cosine
 from methods.segmenter import Sees
@@ -118,7 +119,7 @@ class ICLIP(TrainingFree):
 
     def on_train_end(self) -> None:
         """Writes the projection, for ``FreeSeg --model.iclip``."""
-        folder = self.trainer.log_dir  # asks the other processes, so all must ask
+        folder = run_folder(self.trainer)  # asks the other processes, so all must ask
         if self.trainer.is_global_zero and folder:
-            with atomic_path(f"{folder}/iclip.safetensors") as path:
+            with atomic_path(folder / "iclip.safetensors") as path:
                 save_file({"projection": self.projection.detach().cpu().contiguous()}, path)

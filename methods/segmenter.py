@@ -175,8 +175,8 @@ class Segmenter(lightning.LightningModule):
     def on_test_epoch_start(self) -> None:
         self._metric.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[LabelMap]]:
+        return {"label_maps": self._score(batch)}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[LabelMap]]:
         """The label maps, for callbacks that show them."""
