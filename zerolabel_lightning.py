@@ -16,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,11 @@ class ZeroLabelCLI(LightningCLI):
             }
         else:
             for logger in _several(trainer.logger):
-                if logger.init_args.get("save_dir") == ".":  # W&B's default
-                    logger.init_args.save_dir = str(root)
+                if logger.class_path.endswith("WandbLogger"):
+                    if find_spec("wandb") is None:
+                        raise UserError("W&B is not installed: pip install wandb, or leave --trainer.logger away.")
+                    if logger.init_args.save_dir == ".":
+                        logger.init_args.save_dir = str(root)
 
     def after_instantiate_classes(self) -> None:
         """``fit`` needs a method that learns."""

@@ -86,6 +86,7 @@ def test_wandb_gets_configuration_classes_and_panels(tmp_path: Path, monkeypatch
         wandb.sdk.wandb_config.Config, "update", lambda self, new, **o: (updates.append(dict(new)), update(self, new, **o))[1]
     )
     assert cli.main(arguments) == 0
+    wandb.finish()
     wandb.teardown()
     config: dict[str, Any] = next(new for new in updates if "protocol_hash" in new)
     assert config["model"]["init_args"]["rule"] == "sclip"
@@ -102,7 +103,7 @@ def test_wandb_gets_configuration_classes_and_panels(tmp_path: Path, monkeypatch
 def test_without_wandb_it_is_said_plainly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    monkeypatch.setattr("zerolabel_lightning.find_spec", lambda name: None)
     options = ["--trainer.logger=WandbLogger", f"--trainer.default_root_dir={tmp_path}", "--data.pictures=2"]
     assert cli.main(["test", "--config", "configs/training_free/sclip.yaml", *options]) == 2
     assert "pip install wandb" in capsys.readouterr().err
