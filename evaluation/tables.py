@@ -100,7 +100,7 @@ def _entry(cells: list[Cell]) -> Entry:
         sum(row["pictures_per_second"] for row in rows) / len(rows),
         torch.stack([cell.iou for cell in cells]).nanmean(0),
         draws,
-        None if rows[0]["mean_score_contrast"] is None else sum(row["mean_score_contrast"] for row in rows) / len(rows),
+        None if rows[0].get("mean_score_contrast") is None else sum(row["mean_score_contrast"] for row in rows) / len(rows),
     )
 
 
