@@ -29,6 +29,8 @@ from zerolabel_common import atomic_path
 class CaptionPretraining(TrainingFree):
     """CLIP training on pictures with captions, evaluated as a dense CLIP.
 
+    A phase trains a part of the weights: several processes need ``--trainer.strategy ddp_find_unused_parameters_true``.
+
     Args:
         learning_rate: peak of each phase, after ``warmup_steps``, then half a cosine to 0.
         weight_decay: of AdamW, on matrices only.

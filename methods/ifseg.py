@@ -80,9 +80,13 @@ class IFSeg(OFAReader):
         if select_on_labels:
             self.sees = Sees.SELECTION
         self.best: tuple[float, dict[str, Tensor]] = (-1.0, {})
-        encoder = self.ofa.encoder
-        for frozen in (encoder.embed_images, encoder.image_proj, encoder.embed_tokens):
-            frozen.requires_grad_(False)
+        encoder, decoder = self.ofa.encoder, self.ofa.decoder
+        frozen = [encoder.embed_images, encoder.image_proj, encoder.embed_tokens]
+        # of text and drawn pictures: they never get a gradient here, which DDP would wait for
+        frozen += [decoder.embed_positions, decoder.pos_ln, decoder.token_rel_pos_table_list, decoder.code_layernorm_embedding]
+        frozen += [decoder.embed_image_positions, decoder.image_pos_ln, decoder.image_rel_pos_table_list]
+        for part in frozen:
+            part.requires_grad_(False)
         # what labels pictures; a copy that follows in checkpoints
         self.labeller = None if self_training_from is None else copy.deepcopy(self.ofa).requires_grad_(False)
 

@@ -30,6 +30,8 @@ from zerolabel_common import UserError, atomic_path
 class OFAPretraining(OFAReader):
     """OFA's multi-task training from random weights, evaluated by the nearest word map.
 
+    A phase trains a part of the weights: several processes need ``--trainer.strategy ddp_find_unused_parameters_true``.
+
     Args:
         learning_rate: peak, after ``warmup_steps``, then half a cosine to 0, of the trunk's phase and of the rest.
         weight_decay: of AdamW, on matrices only.

@@ -112,6 +112,22 @@ def test_fit_test_and_checkpoint_round_trip(method: type[Segmenter], tmp_path: P
     assert results[0]["matrix"].sum() == sum((benchmark.benchmark("test")[i]["mask"] != 255).sum() for i in range(3))
 
 
+def test_every_trained_parameter_gets_a_gradient(method: type[Segmenter], tmp_path: Path) -> None:
+    """Else DDP, waiting for it, stops in the second step."""
+    if not trains(method):
+        pytest.skip("learns nothing")
+    if "find_unused_parameters" in (method.__doc__ or ""):
+        pytest.skip("trains in phases, and says which strategy that needs")
+    missing: list[str] = []
+
+    class Look(lightning.Callback):
+        def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+            missing.extend(name for name, p in pl_module.named_parameters() if p.requires_grad and p.grad is None)
+
+    trainer(tmp_path, max_steps=1, limit_val_batches=0, callbacks=[Look()]).fit(method(), shapes(method))
+    assert not missing
+
+
 def test_nothing_to_ask_is_an_error(method: type[Segmenter]) -> None:
     protocol = Protocol.preset("shapes", None, background="threshold")
     with pytest.raises(UserError, match="nothing but background"):

@@ -122,6 +122,26 @@ def test_a_killed_fit_goes_on(sent: signal.Signals, code: int, tmp_path: Path) -
     assert all(torch.equal(again[key], value) for key, value in whole.items())
 
 
+def test_two_processes_go_on(tmp_path: Path) -> None:
+    options = [
+        *("fit", "--config", "configs/ifseg/shapes.yaml", "--trainer.devices=2", "--trainer.strategy=ddp"),
+        *("--trainer.max_steps=5", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+        *("--trainer.accelerator=cpu", "--trainer.callbacks+=zerolabel_checkpoints.Newest"),
+        *("--trainer.callbacks.every_n_train_steps=1", "--trainer.callbacks.save_top_k=-1"),
+        *("--data.maps=24", "--data.train_batch_size=4", "--data.num_workers=0"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name, more in (("whole", []), ("again", ["--ckpt_path"])):
+        more += [str(file) for file in (tmp_path / "whole").glob("*/checkpoints/step=2.ckpt")] if more else []
+        command = [sys.executable, "cli.py", *options, f"--trainer.default_root_dir={tmp_path / name}", *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    whole, again = final(tmp_path / "whole"), final(tmp_path / "again")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+    written = sorted(file.name for file in (tmp_path / "again").glob("*/checkpoints/step=*.ckpt"))
+    assert written == ["step=3.ckpt", "step=4.ckpt", "step=5.ckpt"]
+
+
 def test_last_without_a_run_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command(tmp_path, "--ckpt_path=last", "--trainer.max_steps=1")) == 0
     assert f"no checkpoint under '{tmp_path}' yet: starting anew" in capsys.readouterr().out
