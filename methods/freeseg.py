@@ -96,6 +96,7 @@ class FreeSeg(TrainingFree):
         self.masks, self.augment, self.network_name = masks, augment, network
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.projection = None if iclip is None else _projection(iclip)
+        self.sees = Sees.PICTURES if iclip is None else Sees.CAPTIONS  # which ICLIP has seen
         channels = int(self.backbone.visual.output_dim)
         self.closed_outputs = closed_outputs
         self.network = SegmentationNetwork(network, closed_outputs or channels, network_weights, revision)

@@ -297,6 +297,7 @@ def test_iclip_learns_its_projection_alone(tmp_path: Path, pool_space: str, text
     assert moved == {"projection", "logit_scale"}
     (file,) = tmp_path.rglob("iclip.safetensors")
     free = FreeSeg(iclip=str(file), masks=None)
+    assert free.sees.value == "pictures with captions"  # the projection has seen them
     free.use_vocabulary(Vocabulary.load("shapes16"))
     plain = FreeSeg(masks=None)
     plain.use_vocabulary(Vocabulary.load("shapes16"))
