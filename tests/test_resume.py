@@ -65,7 +65,7 @@ def fit(
 def test_going_on_is_as_if_nothing_had_happened(name: str, tmp_path: Path) -> None:
     whole, losses = fit(tmp_path / "whole", METHODS[name], 0)
     assert list(losses) == list(range(1, STEPS + 1))
-    for step in (2, 3, 4):  # in mid-epoch, at its end, after its first step
+    for step in (2, 3):  # in mid-epoch, at its end
         again, went_on = fit(tmp_path / "again", METHODS[name], 0, tmp_path / "whole" / f"step={step}.ckpt")
         assert list(went_on) == list(range(step + 1, STEPS + 1))
         assert went_on == {k: v for k, v in losses.items() if k > step}
