@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import datamodules
-from evaluation.compare import compare
+from evaluation.compare import compare, strategy, writes
 from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry, read_plan
 from zerolabel_common import UserError, known
 from zerolabel_lightning import build, checkpoint_defaults, plain_errors, quiet
@@ -23,9 +23,13 @@ from zerolabel_lightning import build, checkpoint_defaults, plain_errors, quiet
 class CommandLineBuilder:
     """Makes a comparison's methods and benchmarks as the command line would (:class:`evaluation.compare.Builder`)."""
 
+    def __init__(self, devices: int = 1) -> None:
+        self.devices = devices
+
     def method(self, entry: MethodEntry, seed: int, words_of: BenchmarkEntry | None = None) -> tuple[Any, Any, Any]:
         options = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in entry.set.items()]
         training = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", f"--seed_everything={seed}"]
+        training += [f"--trainer.devices={self.devices}", f"--trainer.strategy={strategy(self.devices)}"]
         if words_of is not None:
             options.append(f"--data.scored_on={json.dumps({'class_path': words_of.data, 'init_args': words_of.options})}")
         defaults: list[str] = []
@@ -52,11 +56,14 @@ def run_compare(arguments: list[str]) -> int:
     parser = ArgumentParser(prog="zerolabel compare", description=compare.__doc__, exit_on_error=False)
     parser.add_argument("--config", "-c", default="configs/compare/shapes.yaml", help="methods, benchmarks, seeds")
     parser.add_argument("--output", "-o", default="results", help="folder of tables, report and cells")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) that share each fit and each test")
     with plain_errors():
         options = parser.parse_args(arguments)
         plan = read_plan(Path(options.config), parse_plan)
     output = Path(options.output)
-    compare(plan, output, CommandLineBuilder())
+    compare(plan, output, CommandLineBuilder(options.devices), options.devices)
+    if not writes():
+        return 0
     print("\n" + (output / "results.md").read_text(encoding="utf-8"))
     print(f"report: {output / 'report.html'}; tables: results.csv, results.md, results.tex, per_class.csv in {output}")
     return 0

@@ -20,6 +20,7 @@ from typing import Protocol as Interface
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from evaluation.cells import ROOT, Cell, environment
 from evaluation.contrast import ScoreContrast
@@ -52,13 +53,28 @@ class _Watch(KeepPanels):
         self.seconds += time.perf_counter()
 
 
-def compare(plan: Comparison, output: Path, builder: Builder) -> list[Cell]:
-    """Computes what is missing and writes tables and report after every new cell."""
+def strategy(devices: int) -> str:
+    """Lightning's name for sharing the work."""
+    return "ddp" if devices > 1 else "auto"
+
+
+def writes() -> bool:
+    """Whether this process is the first; known before a process group is."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def compare(plan: Comparison, output: Path, builder: Builder, devices: int = 1) -> list[Cell]:
+    """Computes what is missing and writes tables and report after every new cell.
+
+    With several devices Lightning starts this program once for each; all of them walk the same way, the first one writes.
+    """
     writable_folder(output / "cells")
     cells: list[Cell] = []
     total = sum(len(plan.seeds_of(method)) * len(plan.benchmarks_of(method)) for method in plan.methods)
-    for cell, is_new in _cells(plan, output, builder):
+    for cell, is_new in _cells(plan, output, builder, devices):
         cells.append(cell)
+        if not writes():
+            continue
         row = cell.row
         print(
             f"[{len(cells)}/{total}] {row['method']} on {row['benchmark']}: mIoU {100 * row['miou']:.2f}"
@@ -67,13 +83,14 @@ def compare(plan: Comparison, output: Path, builder: Builder) -> list[Cell]:
         )
         if is_new:
             write_tables(cells, plan, output)
-    write_tables(cells, plan, output)
-    write_report(cells, plan, output)
-    write_label_maps(cells, output)
+    if writes():
+        write_tables(cells, plan, output)
+        write_report(cells, plan, output)
+        write_label_maps(cells, output)
     return cells
 
 
-def _cells(plan: Comparison, output: Path, builder: Builder) -> Iterator[tuple[Cell, bool]]:
+def _cells(plan: Comparison, output: Path, builder: Builder, devices: int) -> Iterator[tuple[Cell, bool]]:
     data = {entry.name: builder.data(entry) for entry in plan.benchmarks}
     for benchmark_data in data.values():  # mistakes show before the first hour
         benchmark_data.prepare_data()
@@ -98,7 +115,7 @@ def _cells(plan: Comparison, output: Path, builder: Builder) -> Iterator[tuple[C
                     cell = Cell.load(path)
                     is_new = cell is None
                     if cell is None:
-                        cell = _measure(model, data[benchmark.name], method, benchmark, seed, plan)
+                        cell = _measure(model, data[benchmark.name], method, benchmark, seed, plan, devices)
                         cell.row |= {"fit_seconds": fit_seconds, "weights": weights, "key": key}
                         cell.row["figure"] = str(figure.relative_to(output)) if (figure := _figure(fit_file)).exists() else None
                         cell.save(path)
@@ -116,16 +133,19 @@ def _fits(plan: Comparison, method: MethodEntry) -> list[tuple[list[BenchmarkEnt
     return [(group, group[0]) for group in alike.values()]
 
 
-def _measure(model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int, plan: Comparison) -> Cell:
+def _measure(
+    model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int, plan: Comparison, devices: int
+) -> Cell:
     watch = _Watch(plan.pictures)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(callbacks=[watch], **quiet)  # type: ignore[arg-type]
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"enable_checkpointing": False, "devices": devices, "strategy": strategy(devices)}
+    trainer = Trainer(callbacks=[watch], **quiet)
     trainer.test(model, data, verbose=False)
     result = model.metric.result()
     count = len(result["pictures"])
     contrast = None
     if plan.contrast:  # a second look, not timed
-        (logged,) = Trainer(callbacks=[ScoreContrast()], **quiet).test(model, data, verbose=False)  # type: ignore[arg-type]
+        (logged,) = Trainer(callbacks=[ScoreContrast()], **quiet).test(model, data, verbose=False)
         contrast = logged["test/mean_score_contrast"]
     row = {
         "method": method.name,

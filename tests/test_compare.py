@@ -2,6 +2,8 @@
 
 import base64
 import csv
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,26 @@ def test_contrast_and_mined_masks_are_shown(tmp_path: Path) -> None:
         assert not rows[0]["figure"]
         figure = base64.b64encode((out / rows[1]["figure"]).read_bytes()).decode()
         assert figure in (out / "report.html").read_text()
+
+
+def test_two_processes_get_the_same_table(tmp_path: Path) -> None:
+    probe = {"name": "probe", "config": "configs/oracle/linear_probe.yaml", "fit": True}
+    small = {"trainer.max_steps": 2, "data.train_pictures": 16, "data.train_batch_size": 4, "data.num_workers": 0}
+    plan = PLAN | {"seeds": [0], "methods": [*PLAN["methods"], probe | {"set": small}]}  # type: ignore[misc]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    tables = []
+    for devices in ("1", "2"):
+        out = tmp_path / devices
+        command = [sys.executable, "cli.py", "compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(out)]
+        done = subprocess.run([*command, "--devices", devices], capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("| SCLIP | nothing |") == 1  # one process speaks
+        assert (out / "report.html").exists()
+        rows = list(csv.DictReader((out / "results.csv").open()))
+        tables.append([(row["method"], row["miou"], row["pixel_accuracy"], row["pictures"]) for row in rows])
+    assert tables[0][:2] == tables[1][:2]  # trained, the probe differs: two processes make twice the batch
+    assert tables[1][2][0] == "probe"
+    assert tables[1][2][3] == "4"
 
 
 def test_an_interrupted_comparison_redoes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
