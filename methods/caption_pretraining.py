@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from methods.optimisation import adamw_in_two_phases
 from methods.segmenter import Sees
 from methods.training_free import TrainingFree
-from zerolabel_common import atomic_path
+from zerolabel_common import UserError, atomic_path
 
 
 class CaptionPretraining(TrainingFree):
@@ -75,7 +75,7 @@ class CaptionPretraining(TrainingFree):
             self.log("train/tagging", loss)
             return loss
         pictures = self.backbone.pool(x)
-        tokens = self.backbone.tokenizer(batch["caption"]).to(self.device)
+        tokens = self.backbone.tokenizer(captions(batch)).to(self.device)
         text = F.normalize(self.backbone.clip.encode_text(tokens).float(), dim=-1)
         true = caption_is_true(batch["said"], batch["visible"])
         loss = info_nce(pictures @ text.T, true, self.backbone.clip.logit_scale.exp().clamp(max=100))
@@ -98,6 +98,20 @@ class CaptionPretraining(TrainingFree):
             weights = {k: v.detach().half().cpu().contiguous() for k, v in self.backbone.clip.state_dict().items()}
             with atomic_path(f"{folder}/clip.safetensors") as path:
                 save_file(weights, path)
+
+
+def captions(batch: dict[str, Any]) -> list[str]:
+    """Of a batch's pictures.
+
+    Raises:
+        UserError: they have none.
+    """
+    if "caption" not in batch:
+        raise UserError(
+            "the training pictures have no captions. Set --data.captions true, or --data.train captions for Shapes."
+        )
+    found: list[str] = batch["caption"]
+    return found
 
 
 def caption_is_true(said: Tensor, visible: Tensor) -> Tensor:

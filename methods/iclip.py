@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from backbones.clip import EMBEDDED
 from backbones.pooling import POOLINGS, attended, pool
 from evaluation.results import run_folder
-from methods.caption_pretraining import caption_is_true, info_nce
+from methods.caption_pretraining import caption_is_true, captions, info_nce
 from methods.optimisation import adamw, each_step, warmup_cosine
 from methods.segmenter import Sees
 from methods.training_free import TrainingFree
@@ -107,7 +107,7 @@ class ICLIP(TrainingFree):
         if self.text_source == "names":
             best = (self.backbone.pool(x) @ self.text_QC.T).argmax(1)
             return self.text_QC[best], best[:, None] == best
-        tokens = self.backbone.tokenizer(batch["caption"]).to(self.device)
+        tokens = self.backbone.tokenizer(captions(batch)).to(self.device)
         text = F.normalize(self.backbone.clip.encode_text(tokens).float(), dim=-1)
         own = torch.eye(len(text), dtype=torch.bool, device=text.device)
         return text, caption_is_true(batch["said"], batch["visible"]) if "said" in batch else own

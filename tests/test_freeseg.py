@@ -270,6 +270,24 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
         FreeSeg(iclip="nowhere.safetensors")
 
 
+def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"the training pictures have no captions\. Set --data\.captions true"):
+        lightning.Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET).fit(ICLIP(), data())
+    fit(tmp_path, mining={"top": 1, "foreground": 0.999, "margin": 0.6})
+    said = capsys.readouterr().out
+    manifest = json.loads((tmp_path / "masks" / "manifest.json").read_text())
+    assert manifest["never found"]
+    assert f"never found: {', '.join(manifest['never found'])}" in said  # and training goes on
+    assert manifest["never found"] == [word for word, pixels in manifest["pixels"].items() if not pixels]
+    unlabelled = sum(not (read_png(file) != IGNORED).any() for file in (tmp_path / "masks").rglob("*/*.png"))
+    assert manifest["pictures without a label"] == unlabelled
+
+
+def read_png(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.array(image)
+
+
 def test_background_is_learnt_where_it_is_mined(tmp_path: Path) -> None:
     model = FreeSeg(masks=None, mining={"background": 0.3, "foreground": 0.6})
     vocabulary = Vocabulary.parse("background; red striped disc; blue plain triangle")
