@@ -99,13 +99,13 @@ class MAE(nn.Module):
         return Latent(vit.layernorm(x), hidden, restore, grid)
 
     def reconstruction_loss(self, images: Tensor, latent: Latent) -> Tensor:
-        """Mean squared error of the hidden patches' pixels; images of the size that the model was made for."""
+        """Mean squared error of the hidden patches' pixels, 0 if none is; images of the size that the model was made for."""
         pixels = (images - self.mean) / self.std
         predicted = self.model.decoder(latent.tokens, latent.restore).logits.float()
         target = self.model.patchify(pixels)
         if self.model.config.norm_pix_loss:
             target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-        loss: Tensor = ((predicted - target).square().mean(-1) * latent.hidden).sum() / latent.hidden.sum()
+        loss: Tensor = ((predicted - target).square().mean(-1) * latent.hidden).sum() / latent.hidden.sum().clamp_min(1)
         return loss
 
     @torch.no_grad()

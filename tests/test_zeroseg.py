@@ -149,6 +149,7 @@ def test_the_masked_autoencoder_keeps_and_restores() -> None:
     assert (model.reconstruction_loss(images + 1 - visible, latent) - loss).abs() > 0.1
     assert model.model.decoder.decoder_pos_embed.abs().sum() > 0
     everything = model.encode(images)
+    assert model.reconstruction_loss(images, everything) == 0  # and not 0 / 0
     assert everything.tokens.shape == (2, 65, 192)
     assert torch.equal(everything.restore[0], torch.arange(64))
     assert model.encode(torch.rand(1, 3, 30, 50)).grid == (4, 7)
