@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from evaluation.bootstrap import resampled_miou
 from zerolabel_common import atomic_path
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +29,11 @@ class Cell:
     areas: Tensor
     iou: Tensor
     panels: dict[str, Tensor]
+
+    @cached_property
+    def draws(self) -> Tensor:
+        """Resampled mIoU; once, though the tables are written after every cell."""
+        return resampled_miou(self.areas)
 
     def save(self, path: Path) -> None:
         tensors = {"areas": self.areas, "iou": self.iou} | {f"panel/{k}": v for k, v in self.panels.items()}
