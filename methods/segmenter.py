@@ -130,13 +130,14 @@ class Segmenter(lightning.LightningModule):
     @torch.inference_mode()
     def segment(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
         """Label maps, each at its picture's size, of pictures (3, H, W), uint8 or in [0, 1], of any sizes."""
+        background = self.vocabulary.background
         return [
             label_map(
                 scores,
                 self.class_of_word,
                 (image.shape[1], image.shape[2]),
                 self.protocol,
-                self.vocabulary.background,
+                background,
                 "probability" if self.protocol.refine == "neighbours" else self.scores,
                 picture=picture,
                 with_score=with_score,
