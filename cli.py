@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from zerolabel_common import UserError, __version__, known
+from zerolabel_common import UserError, __version__, known, leave_group
 
 HELP = f"""zerolabel {__version__}: segment pictures without any segmentation label, and know which method does it best.
 
@@ -92,7 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        return COMMANDS[known("command", arguments[0], COMMANDS)](arguments[1:])
+        code = COMMANDS[known("command", arguments[0], COMMANDS)](arguments[1:])
+        leave_group()
+        return code
     except UserError as error:
         if os.environ.get("ZEROLABEL_DEBUG"):
             raise

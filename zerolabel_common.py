@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -94,6 +95,13 @@ def rank_and_world() -> tuple[int, int]:
 
     running = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
+
+
+def leave_group() -> None:
+    """Ends the group of processes, if there is one: gloo's threads, still there at exit, can abort a process that was done."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def run_seed(seed: int | None = None) -> int:

@@ -14,6 +14,7 @@ from datamodules import DATAMODULES
 from evaluation.predictions import SavePredictions
 from methods import METHODS
 from tests.learner import Learner
+from zerolabel_common import leave_group
 
 CASES = {"test-5": ("test", 5), "test-4": ("test", 4), "test-2": ("test", 2), "fit-3": ("fit", 3), "fit-2": ("fit", 2)}
 
@@ -52,3 +53,4 @@ def main(processes: int, file: Path) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), Path(sys.argv[2]))
+    leave_group()

@@ -10,6 +10,7 @@ import torch
 
 from datamodules import DATAMODULES
 from methods import METHODS
+from zerolabel_common import leave_group
 
 
 def main(processes: int, file: str, cache: str) -> None:
@@ -40,3 +41,4 @@ def main(processes: int, file: str, cache: str) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    leave_group()
