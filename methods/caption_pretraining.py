@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from evaluation.results import run_folder
 from methods.optimisation import adamw_in_two_phases
 from methods.segmenter import Sees
 from methods.training_free import TrainingFree
@@ -93,10 +94,10 @@ class CaptionPretraining(TrainingFree):
 
     def on_train_end(self) -> None:
         """Writes the weights in half precision, as they are shipped."""
-        folder = self.trainer.log_dir  # asks the other processes, so all must ask
+        folder = run_folder(self.trainer)  # asks the other processes, so all must ask
         if self.trainer.is_global_zero and folder:
             weights = {k: v.detach().half().cpu().contiguous() for k, v in self.backbone.clip.state_dict().items()}
-            with atomic_path(f"{folder}/clip.safetensors") as path:
+            with atomic_path(folder / "clip.safetensors") as path:
                 save_file(weights, path)
 
 

@@ -94,7 +94,7 @@ class IFSeg(OFAReader):
         return self.name_cells(self.ofa.encode_features(features, self.source))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if self.labeller is not None and self.self_training_from is not None and self.global_step >= self.self_training_from:
+        if self.labeller is not None and self.global_step >= (self.self_training_from or 0):
             if self.global_step == self.self_training_from:
                 self.labeller.load_state_dict(self.ofa.state_dict())
             loss = self._self_training_loss(batch["pictures"]["image"])

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from backbones.ofa import OFA
 from backbones.ofa.config import BOS, EOS, PAD
 from backbones.ofa.loading import find_weights, read_weights
+from evaluation.results import run_folder
 from methods.ofa_reader import OFAReader
 from methods.optimisation import adamw_in_two_phases
 from methods.segmenter import Sees
@@ -119,13 +120,13 @@ class OFAPretraining(OFAReader):
 
     def on_train_end(self) -> None:
         """Writes the weights in half precision, as they are shipped."""
-        folder = self.trainer.log_dir  # asks the other processes, so all must ask
+        folder = run_folder(self.trainer)  # asks the other processes, so all must ask
         if self.trainer.is_global_zero and folder:
             weights = {k: v for k, v in self.ofa.state_dict().items() if not k.endswith("num_batches_tracked")}
             weights |= {f"tag_head.{k}": v for k, v in self.tag_head.state_dict().items()}
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             named = {"tags": json.dumps(data.tag_names)}
-            with atomic_path(f"{folder}/ofa.safetensors") as path:
+            with atomic_path(folder / "ofa.safetensors") as path:
                 save_file({k: v.detach().half().cpu().contiguous() for k, v in weights.items()}, path, named)
 
 
