@@ -24,6 +24,7 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
             zerolabel test --config configs/training_free/sclip.yaml [--config configs/benchmarks/voc21.yaml]
   fit       train a method                zerolabel fit --config configs/pretrain/tiny_clip.yaml
   validate  score on the validation split
+  report    tables and one page from any runs: zerolabel report runs/test-* results --output report
   prepare   check a downloaded data set: counts, missing and broken files, checksums; convert what is slow to read
             zerolabel prepare voc|context|coco|ade --root DIR [--split val] [--vocabulary NAME]
   list      known methods, rules, datamodules, vocabularies, protocols
@@ -43,6 +44,12 @@ def _compare(arguments: list[str]) -> int:
     from zerolabel_compare import run_compare
 
     return run_compare(arguments)
+
+
+def _report(arguments: list[str]) -> int:
+    from zerolabel_report import run_report
+
+    return run_report(arguments)
 
 
 def _prepare(arguments: list[str]) -> int:
@@ -77,6 +84,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "test": lambda arguments: _lightning(["test", *arguments]),
     "fit": lambda arguments: _lightning(["fit", *arguments]),
     "validate": lambda arguments: _lightning(["validate", *arguments]),
+    "report": _report,
     "prepare": _prepare,
     "list": _list,
 }

@@ -22,13 +22,13 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from evaluation.cells import ROOT, Cell, environment
+from evaluation.cells import ROOT, Cell
 from evaluation.contrast import ScoreContrast
-from evaluation.panels import KeepPanels
+from evaluation.measuring import Measure, weights_hash
 from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry
 from evaluation.report import write_label_maps, write_report
 from evaluation.tables import write_tables
-from zerolabel_common import atomic_path, state_hash, writable_folder
+from zerolabel_common import atomic_path, writable_folder
 
 PACKAGES = ("methods", "datamodules", "backbones", "evaluation")
 
@@ -39,18 +39,6 @@ class Builder(Interface):
     def method(self, entry: MethodEntry, seed: int, words_of: BenchmarkEntry | None) -> tuple[Any, Any, Trainer]: ...
 
     def data(self, entry: BenchmarkEntry) -> Any: ...
-
-
-class _Watch(KeepPanels):
-    """Times the test, too."""
-
-    seconds = 0.0
-
-    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        self.seconds = -time.perf_counter()
-
-    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        self.seconds += time.perf_counter()
 
 
 def strategy(devices: int) -> str:
@@ -106,7 +94,7 @@ def _cells(plan: Comparison, output: Path, builder: Builder, devices: int) -> It
                 model.protocol_name = benchmarks[0].protocol
                 fit_file = output / "fits" / f"{fit_key}.ckpt"
                 fit_seconds = _train(model, fit_data, trainer, fit_file) if method.fit else None
-                weights = state_hash({k: v for k, v in model.state_dict().items() if not k.startswith("metric")})
+                weights = weights_hash(model)
                 for benchmark in benchmarks:
                     model.protocol_name = benchmark.protocol
                     identity = [asdict(method), config, asdict(benchmark), seed, weights, plan.contrast, _code_hash()]
@@ -136,41 +124,16 @@ def _fits(plan: Comparison, method: MethodEntry) -> list[tuple[list[BenchmarkEnt
 def _measure(
     model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int, plan: Comparison, devices: int
 ) -> Cell:
-    watch = _Watch(plan.pictures)
+    measure = Measure(plan.pictures)
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     quiet |= {"enable_checkpointing": False, "devices": devices, "strategy": strategy(devices)}
-    trainer = Trainer(callbacks=[watch], **quiet)
-    trainer.test(model, data, verbose=False)
-    result = model.metric.result()
-    count = len(result["pictures"])
-    contrast = None
+    Trainer(callbacks=[measure], **quiet).test(model, data, verbose=False)
+    row = {"method": method.name, "benchmark": benchmark.name, "seed": seed}
+    cell = measure.cell(model, data, **row)
     if plan.contrast:  # a second look, not timed
         (logged,) = Trainer(callbacks=[ScoreContrast()], **quiet).test(model, data, verbose=False)
-        contrast = logged["test/mean_score_contrast"]
-    row = {
-        "method": method.name,
-        "benchmark": benchmark.name,
-        "seed": seed,
-        "sees": model.sees.value,
-        "miou": result["miou"].item(),
-        "pixel_accuracy": result["pixel_accuracy"].item(),
-        "frequency_weighted_iou": result["frequency_weighted_iou"].item(),
-        "mean_score_contrast": contrast,
-        "pictures": count,
-        "pictures_per_second": count / watch.seconds,
-        "seconds": watch.seconds,
-        "protocol": model.protocol.name,
-        "protocol_hash": model.protocol.hash,
-        "protocol_in_words": model.protocol.describe(),
-        "data": data.describe(),
-        "vocabulary": model.vocabulary.name,
-        "vocabulary_hash": model.vocabulary.hash,
-        "names": list(model.vocabulary.names),
-        "palette": model.vocabulary.palette.tolist(),
-        "device": str(model.device),
-        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-    } | environment()
-    return Cell(row, result["areas"].cpu(), result["iou"].cpu(), watch.panels)
+        cell.row["mean_score_contrast"] = logged["test/mean_score_contrast"]
+    return cell
 
 
 def _train(model: Any, data: Any, trainer: Trainer, path: Path) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.cells import Cell
+from evaluation.curves import draw_curves
 from evaluation.plan import Comparison
 from evaluation.predictions import blend, label_image
+from evaluation.runs import Run
 from evaluation.tables import columns, value
 from zerolabel_common import atomic_path
 
 PICTURE_WIDTH = 320  # pixels, about twice what the page shows
 
 
-def write_report(cells: list[Cell], plan: Comparison, output: Path) -> None:
-    """Renders the template beside this file with everything embedded in it."""
+def write_report(cells: list[Cell], plan: Comparison, output: Path, runs: Sequence[Run] = ()) -> None:
+    """Renders the template beside this file with everything embedded in it; ``runs`` adds their curves and commands."""
     jinja = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     jinja.filters.update(percent=lambda x: "–" if x != x else f"{100 * x:.1f}", value=value, heat=_heat)
     page = jinja.get_template("report.html.j2").render(
@@ -31,7 +34,9 @@ def write_report(cells: list[Cell], plan: Comparison, output: Path) -> None:
         columns=columns(cells),
         figures=_figures(cells, output),
         galleries=[_gallery(cells, benchmark.name, plan.pictures) for benchmark in plan.benchmarks],
-        row=cells[0].row,
+        row=cells[0].row if cells else None,
+        runs=runs,
+        curves=[(run.name, _data_url(draw_curves(run.curves))) for run in runs if run.curves],
     )
     with atomic_path(output / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -61,7 +66,10 @@ def _file_name(text: str) -> str:
 
 def _gallery(cells: list[Cell], benchmark: str, pictures: int) -> dict[str, Any]:
     """Rows of (caption, embedded PNG), a row per picture: the picture, the ground truth, each method's label map."""
-    shown = list({c.row["method"]: c for c in reversed(cells) if c.row["benchmark"] == benchmark}.values())[::-1]
+    of_benchmark = [c for c in reversed(cells) if c.row["benchmark"] == benchmark and c.panels]
+    shown = list({c.row["method"]: c for c in of_benchmark}.values())[::-1]
+    if not shown:
+        return {"benchmark": benchmark, "rows": []}
     rows, present = [], set[int]()
     palette = np.array(shown[0].row["palette"], np.uint8)
     for i in range(pictures):
@@ -70,7 +78,8 @@ def _gallery(cells: list[Cell], benchmark: str, pictures: int) -> dict[str, Any]
             break
         picture = panels[f"{i}/picture"].permute(1, 2, 0).numpy()
         mask = panels[f"{i}/mask"].numpy()
-        maps = [("ground truth", mask)] + [(c.row["method"], c.panels[f"{i}/prediction"].numpy()) for c in shown]
+        predictions = [(c.row["method"], c.panels.get(f"{i}/prediction")) for c in shown]
+        maps = [("ground truth", mask)] + [(name, labels.numpy()) for name, labels in predictions if labels is not None]
         present |= {int(k) for _, labels in maps for k in np.unique(labels)}
         rows.append(
             [("picture", _embed(picture))] + [(name, _embed(_colour(picture, labels, palette))) for name, labels in maps]

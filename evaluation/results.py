@@ -1,4 +1,4 @@
-"""What a scored run leaves in its folder and in its loggers: ``metrics.json``, ``per_class.csv``, panels, a table on screen."""
+"""What a scored run leaves in its folder and in its loggers: a cell, ``metrics.json``, ``per_class.csv``, panels."""
 
 from __future__ import annotations
 
@@ -13,46 +13,42 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.bootstrap import interval
-from evaluation.panels import KeepPanels, panel_images
+from evaluation.cells import Cell
+from evaluation.measuring import Measure, weights_hash
+from evaluation.panels import panel_images
 from zerolabel_common import atomic_path
 
 PICTURES = 4
+CELL = "cell.safetensors"
 
 
-class SaveResults(KeepPanels):
-    """Writes and prints the result of a test; shows loggers the classes and the first pictures of tests and validations."""
+class SaveResults(Measure):
+    """Keeps the result of every test and validation in the run's folder and shows it to the loggers; a test is printed, too."""
 
     def __init__(self) -> None:
         super().__init__(PICTURES)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        result = pl_module.metric.result()  # asks the other processes, so all must ask
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            rows = list(zip(pl_module.vocabulary.names, result["iou"].tolist(), strict=True))
-            show(trainer, "val", rows, panel_images(self.panels, pl_module.vocabulary))
+        if not trainer.sanity_checking:
+            self._keep(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        result = pl_module.metric.result()
-        folder = run_folder(trainer)  # asks the other processes, so all must ask
+        self._keep(trainer, pl_module, "test", weights=weights_hash(pl_module))
+
+    def _keep(self, trainer: Any, model: Any, stage: str, **row: Any) -> None:
+        cell, folder = self.cell(model, trainer.datamodule, **row), run_folder(trainer)  # ask the other processes, so all must
         if not trainer.is_global_zero:
             return
-        low, high = interval(result["areas"].cpu())
-        summary = {
-            "data": trainer.datamodule.describe(),
-            "vocabulary": pl_module.vocabulary.name,
-            "protocol": {"name": pl_module.protocol.name, "hash": pl_module.protocol.hash},
-            "pictures": len(result["pictures"]),
-            "miou": result["miou"].item(),
-            "miou_95": [low, high],
-            "pixel_accuracy": result["pixel_accuracy"].item(),
-            "frequency_weighted_iou": result["frequency_weighted_iou"].item(),
-        }
-        rows = list(zip(pl_module.vocabulary.names, result["iou"].tolist(), strict=True))
-        print_table(summary, rows)
-        panels = panel_images(self.panels, pl_module.vocabulary)
-        show(trainer, "test", rows, panels)
+        if stage == "val":
+            cell.row["benchmark"] += " of the validation"
+        panels = panel_images(cell.panels, model.vocabulary)
+        show(trainer, stage, list(zip(cell.row["names"], cell.iou.tolist(), strict=True)), panels)
+        if stage == "test":
+            print_table(cell)
         if folder:
-            save(folder, summary, rows, panels)
+            save(folder / stage, cell, panels)
+            if stage == "test":
+                print(f"metrics.json, per_class.csv, panels and cell.safetensors are in {folder / stage}")
 
 
 def run_folder(trainer: Any) -> Path | None:
@@ -79,31 +75,35 @@ def show(trainer: Any, stage: str, rows: list[tuple[str, float]], panels: dict[i
             logger.experiment.add_text(f"{stage}/iou per class", table, trainer.global_step)
 
 
-def save(folder: Path, summary: dict[str, Any], rows: list[tuple[str, float]], panels: dict[int, Image.Image]) -> None:
-    """Writes ``metrics.json``, ``per_class.csv`` and ``panels/INDEX.png``."""
+def save(folder: Path, cell: Cell, panels: dict[int, Image.Image]) -> None:
+    """``cell.safetensors`` (all there is, for ``zerolabel report``), and for people the rest; the newest replaces the last."""
+    cell.save(folder / CELL)
     with atomic_path(folder / "metrics.json") as path:
-        path.write_text(json.dumps(summary, indent=1))
+        path.write_text(json.dumps(summary(cell), indent=1))
     with atomic_path(folder / "per_class.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "iou"])
-        writer.writerows(rows)
+        writer.writerows(zip(cell.row["names"], cell.iou.tolist(), strict=True))
     for index, panel in panels.items():
         with atomic_path(folder / "panels" / f"{index}.png") as path:
             panel.save(path, format="PNG")
-    print(f"metrics.json, per_class.csv, panels and the configuration are in {folder}")
 
 
-def print_table(summary: dict[str, Any], rows: list[tuple[str, float]]) -> None:
-    table = Table(
-        "class", "IoU %", title=f"{summary['vocabulary']}, protocol {summary['protocol']['name']}", title_style="bold"
-    )
-    for name, iou in rows:
+def summary(cell: Cell) -> dict[str, Any]:
+    """The numbers of a run without those per class."""
+    kept = ("data", "vocabulary", "protocol", "protocol_hash", "pictures", "miou", "pixel_accuracy", "frequency_weighted_iou")
+    return {key: cell.row[key] for key in kept} | {"miou_95": interval(cell.areas)}
+
+
+def print_table(cell: Cell) -> None:
+    row = cell.row
+    table = Table("class", "IoU %", title=f"{row['vocabulary']}, protocol {row['protocol']}", title_style="bold")
+    for name, iou in zip(row["names"], cell.iou.tolist(), strict=True):
         table.add_row(name, "absent" if iou != iou else f"{100 * iou:.1f}")
     console = Console()
     console.print(table)
-    low, high = summary["miou_95"]
+    low, high = interval(cell.areas)
     console.print(
-        f"mIoU {100 * summary['miou']:.2f} (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
-        f"pixel accuracy {100 * summary['pixel_accuracy']:.2f}, {summary['pictures']} pictures, "
-        f"protocol {summary['protocol']['hash']}"
+        f"mIoU {100 * row['miou']:.2f} (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
+        f"pixel accuracy {100 * row['pixel_accuracy']:.2f}, {row['pictures']} pictures, protocol {row['protocol_hash']}"
     )

@@ -1,0 +1,38 @@
+"""The report command: tables and one page from any runs."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser
+
+from evaluation.plan import BenchmarkEntry, Comparison
+from evaluation.report import write_label_maps, write_report
+from evaluation.runs import read_runs
+from evaluation.tables import write_tables
+from zerolabel_common import writable_folder
+from zerolabel_lightning import plain_errors, quiet
+
+PICTURES = 4
+
+
+def run_report(arguments: list[str]) -> int:
+    """Writes the tables and the page of a comparison for runs that were made one by one."""
+    quiet()
+    parser = ArgumentParser(prog="zerolabel report", description=run_report.__doc__, exit_on_error=False)
+    parser.add_argument("runs", nargs="+", help="run folders, outputs of compare, or folders of such; NAME=FOLDER names one")
+    parser.add_argument("--output", "-o", default="report", help="folder of the tables and report.html")
+    parser.add_argument("--title", default="Runs", help="of the page")
+    with plain_errors():
+        options = parser.parse_args(arguments)
+    output = writable_folder(options.output)
+    runs = read_runs(options.runs)
+    cells = [cell for run in runs for cell in run.cells]
+    shown = {cell.row["benchmark"]: BenchmarkEntry(cell.row["benchmark"], "", cell.row["protocol"]) for cell in cells}
+    contrast = any(cell.row["mean_score_contrast"] is not None for cell in cells)
+    plan = Comparison(options.title, [], list(shown.values()), pictures=PICTURES, contrast=contrast)
+    if cells:
+        write_tables(cells, plan, output)
+        write_label_maps(cells, output)
+        print((output / "results.md").read_text(encoding="utf-8"))
+    write_report(cells, plan, output, runs)
+    print(f"{len(runs)} runs; report: {output / 'report.html'}")
+    return 0
