@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from zerolabel_common import UserError, atomic_path
 
 EVERY = 100  # steps
+WRITER = ("StreamWriter", "inline_container")  # torch's own, in its messages
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -23,6 +24,8 @@ class WholeCheckpoints(TorchCheckpointIO):
             with atomic_path(path) as temporary:
                 torch.save(checkpoint, temporary)
         except (UserError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            if not isinstance(error, UserError) and not any(name in str(error) for name in WRITER):
+                raise  # such as a killed loader process, of which torch tells at any moment
             raise UserError(
                 f"checkpoint '{path}' could not be written ({str(error).splitlines()[0]}). Earlier ones are intact: free some "
                 "space and start the same command with --ckpt_path last."

@@ -13,10 +13,8 @@ import re
 import signal
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ from evaluation.predictions import SavePredictions
 from evaluation.results import SaveResults
 from zerolabel_checkpoints import WholeCheckpoints, default_checkpoints, last_checkpoint
 from zerolabel_common import UserError, known, writable_folder
-from zerolabel_runs import SaveRun
+from zerolabel_runs import SaveRun, new_folder, prepare_wandb
 
 PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
 --output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
@@ -78,18 +76,14 @@ class ZeroLabelCLI(LightningCLI):
         if self.subcommand == "predict":
             trainer.logger = False
         elif trainer.logger in (None, True):
-            folder = f"{self.subcommand}-{time.strftime('%Y%m%d-%H%M%S')}"
             trainer.logger = {
                 "class_path": f"{CSVLogger.__module__}.CSVLogger",
-                "init_args": {"save_dir": str(root), "name": "", "version": folder},
+                "init_args": {"save_dir": str(root), "name": "", "version": new_folder(root, self.subcommand)},
             }
         else:
             for logger in _several(trainer.logger):
                 if logger.class_path.endswith("WandbLogger"):
-                    if find_spec("wandb") is None:
-                        raise UserError("W&B is not installed: pip install wandb, or leave --trainer.logger away.")
-                    if logger.init_args.save_dir == ".":
-                        logger.init_args.save_dir = str(root)
+                    prepare_wandb(logger.init_args, root)
 
     def after_instantiate_classes(self) -> None:
         """``fit`` needs a method that learns."""
@@ -159,9 +153,24 @@ def plain_errors() -> Iterator[None]:
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())[:500]) from error
     except RuntimeError as error:
-        if "loading state_dict" in str(error):
-            raise UserError(f"the checkpoint is of another model: {' '.join(str(error).split())[:300]}") from error
-        raise
+        if (told := of_run_time(str(error))) is None:
+            raise
+        raise UserError(told) from error
+
+
+def of_run_time(message: str) -> str | None:
+    """One line for what torch says of checkpoints, loader processes and other ranks; None for anything else."""
+    text = " ".join(message.split()).partition(" This is typically")[0][:300]
+    if "loading state_dict" in message:
+        return f"the checkpoint is of another model: {text}"
+    if "DataLoader worker" in message and ("killed" in message or "exited unexpectedly" in message):
+        return (
+            f"a loader process ended ({text}), most often for want of memory. Go on with --ckpt_path last, and fewer of them: "
+            "--data.num_workers 0."
+        )
+    if any(sign in message for sign in ("Connection closed by peer", "Connection reset by peer", "NCCL error", "Broken pipe")):
+        return f"another process of this run ended ({text}). Its own message says why; go on with --ckpt_path last."
+    return None
 
 
 def expand_predict_options(options: list[str]) -> list[str]:

@@ -1,8 +1,9 @@
 """The teacher's embeddings of all views of all pictures, computed once and kept on disk.
 
 A folder holds one teacher's views: ``settings.json`` and shards of ``SHARD`` pictures, each a float16 array (N, n, C) that is
-read through a memory map, and the 64-bit digests of its pictures' names. A shard's names are written last and each file
-atomically, so what a killed run leaves is complete or absent; pictures are found by name, so that some may be removed or added.
+read through a memory map, and beside it the 64-bit digests of its pictures' names with the array's checksum. The names are
+written last and each file atomically, so what a killed run leaves is complete or absent; pictures are found by name, so that
+some may be removed or added.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -85,6 +88,7 @@ class ViewCache:
             shards = [missing[start : start + SHARD] for start in range(0, len(missing), SHARD)]
             self._compute(pictures, names, shards[rank::world], embed, workers, shown=rank == 0)
         barrier()
+        self._check_sums(rank, world)
         known, self.views = self._known()
         order = np.argsort(known)
         self.rows = order[np.searchsorted(known, names, sorter=order)]
@@ -101,19 +105,26 @@ class ViewCache:
     def _known(self) -> tuple[np.ndarray, list[np.ndarray]]:
         """Digests of all cached pictures, and the shards that hold them in this order."""
         known, views = [np.zeros(0, np.uint64)], []
-        for file in sorted(self.folder.glob("*.names.npy")):
-            shard = file.with_name(file.name.replace(".names.npy", ".npy"))
+        for file in self._name_files():
+            shard = shard_of(file)
             try:
-                names, view = np.load(file), np.load(shard, mmap_mode="r")
-            except (OSError, ValueError, EOFError) as error:
-                raise UserError(
-                    f"cached views '{shard}' are damaged ({error}). Delete '{file}'; they are then made again."
-                ) from error
+                names, view = np.load(file)["names"], np.load(shard, mmap_mode="r")
+            except (OSError, ValueError, EOFError, BadZipFile) as error:
+                raise damaged(file, str(error)) from error
             if view.shape != (len(names), *self.shape):
                 raise UserError(f"cached views '{shard}' are {view.shape}, not {(len(names), *self.shape)}. Delete '{file}'.")
             known.append(names)
             views.append(view)
         return np.concatenate(known), views
+
+    def _check_sums(self, rank: int, world: int) -> None:
+        """Reads all shards once, shared among the processes: a flipped bit is found before it is learnt from."""
+        for file in self._name_files()[rank::world]:
+            if zlib.crc32(shard_of(file).read_bytes()) != np.load(file)["crc32"]:
+                raise damaged(file, "its checksum is another one")
+
+    def _name_files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.names.npz"))
 
     def _check_space(self, pictures: int, rank: int) -> None:
         needed = pictures * self.shape[0] * self.shape[1] * 2
@@ -144,10 +155,21 @@ class ViewCache:
                     views[at : at + len(images)] = embed(images).half().cpu().numpy()
                     at += len(images)
                     progress.advance(task, len(images))
-                name = hashlib.sha256(names[shard].tobytes()).hexdigest()[:16]
-                for suffix, content in ((".npy", views), (".names.npy", names[shard])):
-                    with atomic_path(self.folder / f"{name}{suffix}") as path:
-                        np.save(path, content)
+                file = self.folder / f"{hashlib.sha256(names[shard].tobytes()).hexdigest()[:16]}.names.npz"
+                with atomic_path(shard_of(file)) as path:
+                    np.save(path, views)
+                    crc32 = zlib.crc32(path.read_bytes())
+                with atomic_path(file) as path:
+                    np.savez(path, names=names[shard], crc32=crc32)
+
+
+def shard_of(file: Path) -> Path:
+    """The views whose names a file holds."""
+    return file.with_name(file.name.replace(".names.npz", ".npy"))
+
+
+def damaged(file: Path, why: str) -> UserError:
+    return UserError(f"cached views '{shard_of(file)}' are damaged ({why}). Delete '{file}'; they are then made again.")
 
 
 def digests(pictures: NamedPictures) -> np.ndarray:

@@ -8,6 +8,7 @@ set) are written into the PNG itself.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +88,10 @@ class MinedMasks:
         """
         file = self._file(name)
         try:
-            with Image.open(file) as image:
+            content = io.BytesIO(file.read_bytes())
+            with Image.open(content) as image:
+                image.verify()  # the checksums, which reading passes over
+            with Image.open(content) as image:
                 active = [digit == "1" for digit in image.info[ACTIVE]]
                 return Mined(torch.from_numpy(np.array(image)), torch.tensor(active))
         except (OSError, KeyError, SyntaxError) as error:

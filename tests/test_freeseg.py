@@ -254,9 +254,12 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"were mined with rules .* Give another --model.masks folder"):
         fit(tmp_path, mining={"foreground": 0.7})
     file = next((tmp_path / "masks").rglob("*/*.png"))
-    file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(UserError, match=r"mined mask .* cannot be read .* Delete it"):
-        fit(tmp_path)
+    whole = file.read_bytes()
+    middle = whole.index(b"IDAT") + 12
+    for harmed in (whole[:40], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):  # cut short, a flipped bit
+        file.write_bytes(harmed)
+        with pytest.raises(UserError, match=r"mined mask .* cannot be read .* Delete it"):
+            fit(tmp_path)
     with pytest.raises(UserError, match="no pixel of any picture was labelled"):
         fit(tmp_path / "b", mining={"margin": 2.0, "top": 2, "positive": 0.0, "negative": 0.0})
     with pytest.raises(UserError, match="unknown mining rule 'forground'"):

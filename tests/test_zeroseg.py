@@ -239,13 +239,18 @@ def test_stale_and_damaged_caches_are_told(tmp_path: Path, monkeypatch: pytest.M
     cache(tmp_path, ["1", "2"])
     with pytest.raises(UserError, match="were made with teacher a, not b"):
         cache(tmp_path, ["1", "2"], teacher="b")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(UserError, match=r"the views of 1 pictures need .* has 0\.0 GB left"):
-        cache(tmp_path, ["3"])
-    (shard,) = (file for file in tmp_path.glob("*.npy") if "names" not in file.name)
-    shard.write_bytes(shard.read_bytes()[:-8])
-    with pytest.raises(UserError, match=r"cached views .* are damaged .* Delete"):
-        cache(tmp_path, ["1", "2"])
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
+        with pytest.raises(UserError, match=r"the views of 1 pictures need .* has 0\.0 GB left"):
+            cache(tmp_path, ["3"])
+    (shard,) = tmp_path.glob("*.npy")
+    whole = shard.read_bytes()
+    for harmed in (whole[:-8], whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:]):  # cut short, a flipped bit
+        shard.write_bytes(harmed)
+        with pytest.raises(UserError, match=r"cached views .* are damaged .* Delete"):
+            cache(tmp_path, ["1", "2"])
+    next(tmp_path.glob("*.names.npz")).unlink()
+    assert cache(tmp_path, ["1", "2"])[1].read == 2
 
 
 def data(**options: Any) -> Any:
