@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -19,6 +20,7 @@ from evaluation.bootstrap import resampled_miou
 from zerolabel_common import atomic_path
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("methods", "datamodules", "backbones", "evaluation")  # whose code a number depends on
 
 
 @dataclass
@@ -68,3 +70,15 @@ def environment() -> dict[str, str]:
         "commit": (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed,
         "python": platform.python_version(),
     } | versions
+
+
+@cache
+def code_hash() -> str:
+    """Of all code and settings that can change a number."""
+    files = sorted(f for package in PACKAGES for f in (ROOT / package).rglob("*") if f.suffix in (".py", ".yaml"))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
+
+
+def digest(content: Any) -> str:
+    """16 hex digits that stand for plain content: what was kept for other content is not taken for this."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

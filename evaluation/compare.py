@@ -7,13 +7,10 @@ command line (:class:`Builder`); nothing here knows one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
@@ -22,15 +19,13 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from evaluation.cells import ROOT, Cell
+from evaluation.cells import Cell, code_hash, digest
 from evaluation.contrast import ScoreContrast
 from evaluation.measuring import Measure, weights_hash
 from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry
 from evaluation.report import write_label_maps, write_report
 from evaluation.tables import write_tables
 from zerolabel_common import atomic_path, writable_folder
-
-PACKAGES = ("methods", "datamodules", "backbones", "evaluation")
 
 
 class Builder(Interface):
@@ -88,8 +83,8 @@ def _cells(plan: Comparison, output: Path, builder: Builder, devices: int) -> It
             config = Path(method.config).read_text(encoding="utf-8")
             for benchmarks, words_of in _fits(plan, method):
                 model, fit_data, trainer = builder.method(method, seed, words_of)
-                fit_key = _digest(
-                    [asdict(method), config, seed, _code_hash()] + ([words_of.data, words_of.options] if words_of else [])
+                fit_key = digest(
+                    [asdict(method), config, seed, code_hash()] + ([words_of.data, words_of.options] if words_of else [])
                 )
                 model.protocol_name = benchmarks[0].protocol
                 fit_file = output / "fits" / f"{fit_key}.ckpt"
@@ -97,8 +92,8 @@ def _cells(plan: Comparison, output: Path, builder: Builder, devices: int) -> It
                 weights = weights_hash(model)
                 for benchmark in benchmarks:
                     model.protocol_name = benchmark.protocol
-                    identity = [asdict(method), config, asdict(benchmark), seed, weights, plan.contrast, _code_hash()]
-                    key = _digest(identity)
+                    identity = [asdict(method), config, asdict(benchmark), seed, weights, plan.contrast, code_hash()]
+                    key = digest(identity)
                     path = output / "cells" / f"{key}.safetensors"
                     cell = Cell.load(path)
                     is_new = cell is None
@@ -156,13 +151,3 @@ def _train(model: Any, data: Any, trainer: Trainer, path: Path) -> float:
 def _figure(fit_file: Path) -> Path:
     """Of what training learnt from, where the method has one."""
     return fit_file.with_suffix(".png")
-
-
-@cache
-def _code_hash() -> str:
-    files = sorted(f for package in PACKAGES for f in (ROOT / package).rglob("*") if f.suffix in (".py", ".yaml"))
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -105,14 +105,12 @@ class FreeSeg(TrainingFree):
             if self.mining.background is not None:
                 self.background = nn.Parameter(torch.randn(1, channels) * channels**-0.5)
         self.mined: MinedMasks | None = None
-        self.words: list[str] = []
 
     # What is asked -----------------------------------------------------------------------------------------------
 
     def embed_vocabulary(self, words: list[str]) -> None:
         """Text embeddings of the words and, where background is mined, a learnt one after them."""
         super().embed_vocabulary(words)
-        self.words = words
         if self.mines_background:
             background = torch.tensor([self.vocabulary.background], device=self.device)
             self.class_of_word = torch.cat([self.class_of_word, background])

@@ -43,7 +43,6 @@ class OFAReader(Segmenter, ABC):
         super().__init__(protocol, protocol_values, window_batch)
         self.ofa = ofa
         self.tokenizer = load_tokenizer(tokenizer)
-        self.words: list[str] = []
         self.pieces: list[list[int]] = []
         self.class_embeddings: Tensor = torch.zeros(0)
         self.source: Tensor = torch.zeros(0)
@@ -58,7 +57,7 @@ class OFAReader(Segmenter, ABC):
         Raises:
             UserError: a name of which no piece is known, or more pieces than OFA has positions for.
         """
-        self.words, self.pieces = words, [self.tokenizer.encode(word) for word in words]
+        self.pieces = [self.tokenizer.encode(word) for word in words]
         for word, ids in zip(words, self.pieces, strict=True):
             if not set(ids) - {UNK}:
                 raise UserError(f"the class '{word}' has no piece that OFA knows. Give another word for it.")

@@ -24,6 +24,7 @@ from evaluation.label_map import LabelMap, Scores, label_map
 from evaluation.metrics import NO_PICTURE, ConfusionMatrix
 from evaluation.neighbours import average_neighbours
 from evaluation.protocol import Protocol
+from evaluation.score_cache import KeptScores
 from evaluation.windows import WindowScores, resize_picture, score_windows
 from zerolabel_common import UserError, is_repeat, run_seed
 
@@ -82,6 +83,8 @@ class Segmenter(lightning.LightningModule):
         self.protocol = Protocol.preset(protocol, None, **self.protocol_values)  # fails early on a wrong name
         self._vocabulary: Vocabulary | None = None
         self.metric: ConfusionMatrix | None = None
+        self.words: list[str] = []
+        self.kept_scores: KeptScores | None = None
 
     # What a method implements ------------------------------------------------------------------------------------
 
@@ -116,15 +119,19 @@ class Segmenter(lightning.LightningModule):
         words, classes = self._vocabulary.asked(asks_background)
         if not words:
             raise UserError(f"'{vocabulary.name}' has nothing but background. Name at least one other class.")
-        self.class_of_word = torch.tensor(classes, device=self.device)
+        self.words, self.class_of_word = words, torch.tensor(classes, device=self.device)
         self.embed_vocabulary(words)
         self.metric = ConfusionMatrix(vocabulary.num_classes, vocabulary.ignore_index).to(self.device)
 
-    @torch.inference_mode()
-    @evaluating
     def look(self, images: list[Tensor]) -> list[tuple[Tensor, WindowScores]]:
         """Every picture (3, H, W) as it is looked at (3, R, S), and the scores of its windows."""
-        resized = [resize_picture(to_unit(image), self.protocol) for image in images]
+        images = [to_unit(image) for image in images]
+        return self._look(images) if self.kept_scores is None else self.kept_scores.look(images, self._look)
+
+    @torch.inference_mode()
+    @evaluating
+    def _look(self, images: list[Tensor]) -> list[tuple[Tensor, WindowScores]]:
+        resized = [resize_picture(image, self.protocol) for image in images]
         return list(zip(resized, score_windows(self.score_window, resized, self.protocol, self.window_batch), strict=True))
 
     @torch.inference_mode()

@@ -9,6 +9,7 @@ import torch
 
 from datamodules import DATAMODULES, DataModule, Vocabulary
 from evaluation import Protocol
+from evaluation.score_cache import KeepScores
 from methods import METHODS, Segmenter
 from methods.segmenter import Sees
 from tests.data import DATA
@@ -83,6 +84,31 @@ def test_several_pictures_at_once_are_as_one_by_one(method: type[Segmenter]) -> 
     alone = [model.segment([image])[0] for image in images]
     for a, b in zip(together, alone, strict=True):
         assert (a.labels != b.labels).float().mean() < 0.001  # rounding of ties only
+
+
+def test_kept_scores_give_the_same_label_maps_under_other_thresholds(method: type[Segmenter], tmp_path: Path) -> None:
+    """What :data:`evaluation.score_cache.AFTERWARDS` leaves out of the key must not change a score."""
+    model, vocabulary = method(), Vocabulary.load("shapes13")
+    images = [torch.rand(3, 64, 96), torch.rand(3, 96, 64)]
+    numbers = {"background": "words", "background_value": 0.2, "temperature": 40.0, "short_side": 64, "templates": "plain"}
+    other = {"background_value": 0.3, "temperature": 15.0, "area_threshold": 0.05, "refine": "pamr", "activation": "sigmoid"}
+    if model.scores == "probability":
+        other["temperature"] = other["activation"] = None  # they are in the scores
+    other = {key: value for key, value in other.items() if value is not None}
+    read = []
+    for values in (numbers, numbers | other, numbers | {"short_side": 80}):
+        model.protocol_values = values
+        model.use_vocabulary(vocabulary)
+        plain = model.segment(images, with_score=True)
+        KeepScores(str(tmp_path)).on_test_start(None, model)
+        assert model.kept_scores is not None
+        kept = model.segment(images, with_score=True)
+        read.append(model.kept_scores.read)
+        model.kept_scores = None
+        for a, b in zip(plain, kept, strict=True):
+            assert torch.equal(a.labels, b.labels)
+            assert torch.equal(a.score, b.score)
+    assert read == [0, 2, 0]
 
 
 def test_no_vocabulary_is_said_plainly(method: type[Segmenter]) -> None:
