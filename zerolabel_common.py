@@ -125,6 +125,20 @@ def gathered(rows: list[Any]) -> list[Any]:
     return [row for part in parts for row in part]
 
 
+def mean_of_processes(value: float) -> float:
+    """The mean of a number of each process, on all of them."""
+    import torch
+    import torch.distributed as dist
+
+    world = rank_and_world()[1]
+    if world == 1:
+        return value
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return total.item() / world
+
+
 def state_hash(state: Mapping[str, Any]) -> str:
     """12 hex digits over names, types, shapes and values of a model's weights."""
     import torch  # here, so that help and mistakes answer without it

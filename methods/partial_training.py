@@ -9,6 +9,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from methods.mask_mining import IGNORED
+from zerolabel_common import mean_of_processes
 
 GUARDS = ("none", "clamp", "drop")
 
@@ -17,6 +18,8 @@ def partial_cross_entropy(
     logits: Tensor, labels: Tensor, active: Tensor, least: float = 0.0, guard: str = "none", guard_at: float = 0.5
 ) -> Tensor:
     """Mean cross-entropy of the labelled pixels among the words that their picture says something about.
+
+    Several processes count the pixels of all of them: the mean of what they return, which DDP makes, is that of one process.
 
     Args:
         logits: (B, Q', H, W); Q' = Q, or Q + 1 with background.
@@ -30,14 +33,18 @@ def partial_cross_entropy(
     logits = logits.masked_fill(~torch.cat([active, background], 1)[..., None, None], -torch.inf)
     counted = labels != IGNORED
     counted &= counted.float().mean((1, 2), keepdim=True) >= least
-    if not counted.any():
-        return logits.masked_fill(logits.isinf(), 0).sum() * 0  # nothing is known of any picture: no gradient
-    pixel = F.cross_entropy(logits, labels.long().masked_fill(~counted, IGNORED), ignore_index=IGNORED, reduction="none")[
-        counted
-    ]
-    if guard != "none" and pixel.mean() < guard_at:
-        pixel = pixel.clamp(max=guard_at) if guard == "clamp" else pixel[pixel <= guard_at]
-    return pixel.mean() if len(pixel) else logits.masked_fill(logits.isinf(), 0).sum() * 0
+    target = labels.long().masked_fill(~counted, IGNORED)
+    pixel = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")[counted]
+    loss = _mean_of_all(pixel, logits)
+    if guard != "none" and mean_of_processes(loss.detach().item()) < guard_at:
+        loss = _mean_of_all(pixel.clamp(max=guard_at) if guard == "clamp" else pixel[pixel <= guard_at], logits)
+    return loss
+
+
+def _mean_of_all(pixel: Tensor, logits: Tensor) -> Tensor:
+    """This process's share of the mean over all processes' pixels; nothing known of any picture here: no gradient."""
+    count = mean_of_processes(float(len(pixel)))
+    return pixel.mean() * (len(pixel) / count) if len(pixel) else logits.masked_fill(logits.isinf(), 0).sum() * 0
 
 
 def augmented(images: Tensor, labels: Tensor, seeds: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:

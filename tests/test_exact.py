@@ -11,6 +11,7 @@ from unittest import mock
 import lightning
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -21,6 +22,7 @@ from methods import METHODS
 from tests.conftest import ROOT
 from tests.data import make_pictures
 from tests.ddp_worker import CASES
+from tests.fit_worker import METHODS_TRIED
 from zerolabel_common import is_repeat
 
 
@@ -57,6 +59,32 @@ def test_predictions_of_all_processes_are_in_one_file(results: dict[int, Any]) -
     assert [row["picture"] for row in alone["pictures"]] == ["a.png", "below/grey.jpg", "cmyk.jpg"]
     assert [row["picture"] for row in alone["failed"]] == ["broken.jpg"]
     assert results[2]["predictions"] == results[3]["predictions"] == alone
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """By number of processes: of each method, tensors before and after training."""
+    folder = tmp_path_factory.mktemp("trained")
+    found = {}
+    for processes in (1, 2):
+        file = folder / f"{processes}.pt"
+        command = [sys.executable, "-m", "tests.fit_worker", str(processes), str(file), str(folder / f"cache{processes}")]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[processes] = torch.load(file, weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("name", METHODS_TRIED)
+def test_two_processes_train_as_one(name: str, trained: dict[int, Any]) -> None:
+    """Of what three steps changed, less than one per cent depends on how many processes shared the batch."""
+    one, two = trained[1][name], trained[2][name]
+    assert all(torch.equal(before, two[key][0]) for key, (before, _) in one.items())
+    moved = torch.cat([(after - before).flatten() for before, after in one.values()]).norm()
+    differs = torch.cat([(after - two[key][1]).flatten() for key, (_, after) in one.items()]).norm()
+    assert moved > 1e-3
+    assert differs < 0.01 * moved
 
 
 @given(count=st.integers(1, 40), world=st.integers(1, 9))
