@@ -22,13 +22,13 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from evaluation.cells import ROOT, Cell, environment
+from evaluation.cells import Cell, environment
 from evaluation.contrast import ScoreContrast
 from evaluation.panels import KeepPanels
 from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry
 from evaluation.report import write_label_maps, write_report
 from evaluation.tables import write_tables
-from zerolabel_common import atomic_path, state_hash, writable_folder
+from zerolabel_common import ROOT, atomic_path, shipped, state_hash, writable_folder
 
 PACKAGES = ("methods", "datamodules", "backbones", "evaluation")
 
@@ -97,7 +97,7 @@ def _cells(plan: Comparison, output: Path, builder: Builder, devices: int) -> It
         benchmark_data.benchmark("test")
     for method in plan.methods:
         for seed in plan.seeds_of(method):
-            config = Path(method.config).read_text(encoding="utf-8")
+            config = Path(shipped(method.config)).read_text(encoding="utf-8")
             for benchmarks, words_of in _fits(plan, method):
                 model, fit_data, trainer = builder.method(method, seed, words_of)
                 fit_key = _digest(
