@@ -29,7 +29,8 @@ USAGE = """usage: zerolabel completion bash|zsh|fish
   zsh     zerolabel completion zsh > DIR/_zerolabel, where DIR is in $fpath (set it before compinit in ~/.zshrc)
   fish    zerolabel completion fish > ~/.config/fish/completions/zerolabel.fish
 
-A new shell knows it. Write it again after an update, or after adding a method.
+The folder must exist; a new shell knows it. Write it again after an update, or after adding a method. It completes the
+command zerolabel, not python cli.py.
 """
 SHELLS = ("bash", "zsh", "fish")
 FREE = ("--config", "--classes", "--data.classes", "--ckpt_path")  # which take files and other words too

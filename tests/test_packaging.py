@@ -22,7 +22,6 @@ from setuptools import build_meta
 build_meta.build_sdist(sys.argv[1])
 """
 PACKAGES = ("backbones", "configs", "datamodules", "evaluation", "methods")
-SKIPPED = {".git", ".gitignore", ".venv", ".hypothesis", "build", "dist", "results", "runs", "wandb", "__pycache__"}
 
 
 def in_folder(folder: Path, *command: str, **variables: str) -> str:
@@ -35,13 +34,17 @@ def in_folder(folder: Path, *command: str, **variables: str) -> str:
 
 
 def source_files() -> set[str]:
-    """What belongs into the sdist; not asked of git, for an unpacked sdist has none."""
-    found = set()
-    for path in ROOT.rglob("*"):
-        relative = path.relative_to(ROOT)
-        if path.is_file() and not any(part in SKIPPED or part.endswith(("_cache", ".egg-info")) for part in relative.parts):
-            found.add(str(relative))
-    return found
+    """What belongs into the sdist: what git knows, or, in an unpacked sdist, everything."""
+    if (ROOT / ".git").exists():
+        git = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True)
+        listed = git.stdout.splitlines()
+    else:
+        listed = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if "__pycache__" not in path.parts]
+    return {name for name in listed if (ROOT / name).is_file()} - {".gitignore"}
+
+
+def modules_at_the_top() -> set[str]:
+    return {name for name in source_files() if name.endswith(".py") and "/" not in name}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_the_sdist_holds_every_source(built: Path) -> None:
 
 def test_the_wheel_holds_all_modules_and_their_data(installed: Path) -> None:
     needed = {name for name in source_files() if name.startswith(PACKAGES) and "/" in name}
-    needed |= {path.name for path in ROOT.glob("*.py")}
+    needed |= modules_at_the_top()
     held = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     assert needed <= held
     assert not [name for name in held if name.startswith(("tests", "docs", "benchmarks"))]
@@ -134,13 +137,6 @@ def test_the_container_copies_what_is_there() -> None:
     commands = [shlex.split(line) for line in (ROOT / "Containerfile").read_text().splitlines() if line.startswith("COPY ")]
     copied = {str(path.relative_to(ROOT)) for command in commands for source in command[1:-1] for path in ROOT.glob(source)}
     assert all(any(ROOT.glob(source)) for command in commands for source in command[1:-1])
-    needed = {
-        *PACKAGES,
-        *(path.name for path in ROOT.glob("*.py")),
-        "README.md",
-        "LICENSE",
-        "pyproject.toml",
-        "constraints.txt",
-    }
+    needed = {*PACKAGES, *modules_at_the_top(), "README.md", "LICENSE", "pyproject.toml", "constraints.txt"}
     assert needed <= copied
     assert not copied & set((ROOT / ".dockerignore").read_text().split())
