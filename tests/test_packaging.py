@@ -34,12 +34,12 @@ def in_folder(folder: Path, *command: str, **variables: str) -> str:
 
 
 def source_files() -> set[str]:
-    """What belongs into the sdist: what git knows, or, in an unpacked sdist, everything."""
+    """What belongs into the sdist: what git knows, or, in an unpacked sdist, its own list."""
     if (ROOT / ".git").exists():
         git = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True)
         listed = git.stdout.splitlines()
     else:
-        listed = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if "__pycache__" not in path.parts]
+        listed = (ROOT / "zerolabel.egg-info" / "SOURCES.txt").read_text().splitlines()
     return {name for name in listed if (ROOT / name).is_file()} - {".gitignore"}
 
 
