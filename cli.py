@@ -28,9 +28,12 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
   prepare   check a downloaded data set: counts, missing and broken files, checksums; convert what is slow to read
             zerolabel prepare voc|context|coco|ade --root DIR [--split val] [--vocabulary NAME]
   list      known methods, rules, datamodules, vocabularies, protocols
+  completion bash|zsh|fish
+            prints a script that completes all of this at the press of TAB
 
 fit, validate, test and predict are LightningCLI commands: --config may be repeated (later wins), every value can be
 set on the command line (--model.rule naclip --model.protocol sclip --trainer.devices 2), --print_config shows the rest.
+The shipped configs/... are found from any folder.
 """
 
 
@@ -78,6 +81,13 @@ def _list(arguments: list[str]) -> int:
     return 0
 
 
+def _completion(arguments: list[str]) -> int:
+    from zerolabel_completion import run_completion
+
+    return run_completion(arguments, COMMANDS, KINDS)
+
+
+KINDS = ("methods", "rules", "datamodules", "vocabularies", "protocols")
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "predict": lambda arguments: _lightning(["predict", *arguments]),
@@ -87,6 +97,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": _report,
     "prepare": _prepare,
     "list": _list,
+    "completion": _completion,
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
+ROOT = Path(__file__).parent  # the checkout, or the folder that a wheel was installed into
 
 
 class UserError(ValueError):
@@ -87,6 +88,13 @@ def cache_folder(*parts: str) -> Path:
     """``$ZEROLABEL_CACHE`` (default ``~/.cache/zerolabel``) and ``parts``; not created."""
     root = os.environ.get("ZEROLABEL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "zerolabel"
     return Path(root).expanduser().joinpath(*parts)
+
+
+def shipped(path: str) -> str:
+    """``path`` if it is there, else the shipped ``configs/...`` of that name: an installed zerolabel works in any folder."""
+    beside_the_code = ROOT / path
+    usable = Path(path).parts[:1] == ("configs",) and not Path(path).exists() and beside_the_code.is_file()
+    return str(beside_the_code) if usable else path
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 import datamodules
 from evaluation.compare import compare, strategy, writes
 from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry, read_plan
-from zerolabel_common import UserError, known
+from zerolabel_common import UserError, known, shipped
 from zerolabel_lightning import build, checkpoint_defaults, plain_errors, quiet
 
 
@@ -59,7 +59,7 @@ def run_compare(arguments: list[str]) -> int:
     parser.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) that share each fit and each test")
     with plain_errors():
         options = parser.parse_args(arguments)
-        plan = read_plan(Path(options.config), parse_plan)
+        plan = read_plan(Path(shipped(options.config)), parse_plan)
     output = Path(options.output)
     compare(plan, output, CommandLineBuilder(options.devices), options.devices)
     if not writes():

@@ -34,9 +34,10 @@ import methods
 from evaluation.predictions import SavePredictions
 from evaluation.results import SaveResults
 from zerolabel_checkpoints import WholeCheckpoints, default_checkpoints, last_checkpoint
-from zerolabel_common import UserError, known, writable_folder
+from zerolabel_common import UserError, known, shipped, writable_folder
 from zerolabel_runs import SaveRun, new_folder, prepare_wandb
 
+CONFIG_OPTIONS = ("--config", "-c")
 PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
 --output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
 """
@@ -137,7 +138,20 @@ def run(arguments: list[str]) -> int:
 def build(arguments: list[str], run: bool = False) -> ZeroLabelCLI:
     """Parses and instantiates (and, with ``run``, runs), with every mistake of the user as a :class:`UserError`."""
     with plain_errors():
-        return ZeroLabelCLI(arguments, run=run)
+        return ZeroLabelCLI(with_shipped_configs(arguments), run=run)
+
+
+def with_shipped_configs(arguments: list[str]) -> list[str]:
+    """The arguments with every ``--config configs/...`` that is not here replaced by the shipped one."""
+    found = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, equals, value = argument.partition("=")
+        if before in CONFIG_OPTIONS:
+            argument = shipped(argument)
+        elif equals and name in CONFIG_OPTIONS:
+            argument = f"{name}={shipped(value)}"
+        found.append(argument)
+    return found
 
 
 @contextlib.contextmanager

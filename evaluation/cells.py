@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -17,9 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evaluation.bootstrap import resampled_miou
-from zerolabel_common import atomic_path
+from zerolabel_common import ROOT, __version__, atomic_path
 
-ROOT = Path(__file__).parents[1]
 PACKAGES = ("methods", "datamodules", "backbones", "evaluation")  # whose code a number depends on
 
 
@@ -58,18 +58,22 @@ class Cell:
 @cache
 def environment() -> dict[str, str]:
     """Commit and versions, for every row."""
+    packages = ("torch", "lightning", "open_clip_torch", "torchmetrics", "transformers")
+    versions = {f"version_{name}": version(name) for name in packages}
+    return {"commit": _commit(), "python": platform.python_version()} | versions
+
+
+def _commit() -> str:
+    """Of the checkout; an installed wheel names its version, for a repository around it (its venv's) is another one."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return f"release {__version__}"
     changed = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    packages = ("torch", "lightning", "open_clip_torch", "torchmetrics", "transformers")
-    versions = {f"version_{name}": version(name) for name in packages}
-    return {
-        "commit": (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed,
-        "python": platform.python_version(),
-    } | versions
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed
 
 
 @cache

@@ -25,7 +25,7 @@ from evaluation.measuring import Measure, weights_hash
 from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry
 from evaluation.report import write_label_maps, write_report
 from evaluation.tables import write_tables
-from zerolabel_common import atomic_path, writable_folder
+from zerolabel_common import atomic_path, shipped, writable_folder
 
 
 class Builder(Interface):
@@ -80,7 +80,7 @@ def _cells(plan: Comparison, output: Path, builder: Builder, devices: int) -> It
         benchmark_data.benchmark("test")
     for method in plan.methods:
         for seed in plan.seeds_of(method):
-            config = Path(method.config).read_text(encoding="utf-8")
+            config = Path(shipped(method.config)).read_text(encoding="utf-8")
             for benchmarks, words_of in _fits(plan, method):
                 model, fit_data, trainer = builder.method(method, seed, words_of)
                 fit_key = digest(

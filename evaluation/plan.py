@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.protocol import Protocol
-from zerolabel_common import UserError
+from zerolabel_common import UserError, shipped
 
 
 @dataclass
@@ -87,6 +87,6 @@ def read_plan(path: Path, parse: Callable[[Path], Comparison]) -> Comparison:
     for benchmark in plan.benchmarks:
         Protocol.preset(benchmark.protocol)
     for method in plan.methods:
-        if not Path(method.config).is_file():
+        if not Path(shipped(method.config)).is_file():
             raise UserError(f"config '{method.config}' of method '{method.name}' does not exist.")
     return plan

@@ -93,10 +93,10 @@ def test_every_run_has_its_own_folder_and_configuration(tmp_path: Path, capsys: 
     (run,) = tmp_path.iterdir()
     config = yaml.safe_load((run / "config_test.yaml").read_text())
     assert config["model"]["init_args"]["rule"] == "naclip"
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "test" / "metrics.json").read_text())
     assert metrics["pictures"] == 3
     assert metrics["miou_95"][0] <= metrics["miou"] <= metrics["miou_95"][1]
-    assert len((run / "per_class.csv").read_text().splitlines()) == 14
+    assert len((run / "test" / "per_class.csv").read_text().splitlines()) == 14
     assert "mIoU" in capsys.readouterr().out
 
 
