@@ -123,6 +123,7 @@ def test_a_killed_fit_goes_on(sent: signal.Signals, code: int, tmp_path: Path) -
 
 
 def test_two_processes_go_on(tmp_path: Path) -> None:
+    """Started by Lightning first, and then by torchrun."""
     options = [
         *("fit", "--config", "configs/ifseg/shapes.yaml", "--trainer.devices=2", "--trainer.strategy=ddp"),
         *("--trainer.max_steps=5", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
@@ -131,9 +132,9 @@ def test_two_processes_go_on(tmp_path: Path) -> None:
         *("--data.maps=24", "--data.train_batch_size=4", "--data.num_workers=0"),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for name, more in (("whole", []), ("again", ["--ckpt_path"])):
-        more += [str(file) for file in (tmp_path / "whole").glob("*/checkpoints/step=2.ckpt")] if more else []
-        command = [sys.executable, "cli.py", *options, f"--trainer.default_root_dir={tmp_path / name}", *more]
+    for name, start in (("whole", []), ("again", ["-m", "torch.distributed.run", "--nproc-per-node=2"])):
+        before = [f"--ckpt_path={file}" for file in (tmp_path / "whole").glob("*/checkpoints/step=2.ckpt")]
+        command = [sys.executable, *start, "cli.py", *options, f"--trainer.default_root_dir={tmp_path / name}", *before]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     whole, again = final(tmp_path / "whole"), final(tmp_path / "again")
