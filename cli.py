@@ -113,7 +113,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = COMMANDS[known("command", arguments[0], COMMANDS)](arguments[1:])
         leave_group()
+        sys.stdout.flush()
         return code
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         if os.environ.get("ZEROLABEL_DEBUG"):
             raise

@@ -143,7 +143,7 @@ class Protocol:
             windows = f"windows of {self.crop} x {self.crop} with stride {self.stride}, scores averaged where they overlap"
         activation = "softmax over all words" if self.activation == "softmax" else "a sigmoid per word"
         background = {
-            "none": "No background class: every pixel takes its best class.",
+            "none": "No rule for background: every pixel takes its best class, background among them where it has words.",
             "words": "Background is asked by its own words"
             + (f"; pixels with a best probability below {self.background_value} join it." if self.background_value else "."),
             "threshold": f"Background is where the best probability is below {self.background_value} "

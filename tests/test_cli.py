@@ -46,6 +46,13 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         assert name in printed
 
 
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} cli.py list | true", shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -60,8 +67,8 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         (["test", *SCLIP, "--model.temprature=3"], "temprature"),
         (["test", *SCLIP, "--ckpt_path", "absent.ckpt"], "'absent.ckpt' does not exist"),
         (["test", *SCLIP, "--data=VOC", "--data.root=/nowhere"], "where VOCdevkit/VOC2012 lies"),
-        (["predict", *SCLIP, "--images", "/nowhere", "--classes", "cat", "--output", "out"], "'/nowhere' does not exist"),
-        (["predict", *SCLIP, "--images", "tests", "--classes", "cat", "--output", "out"], "no pictures found in 'tests'"),
+        (["predict", *SCLIP, "--images", "/nowhere", "--classes", "cat", "--output", "runs"], "'/nowhere' does not exist"),
+        (["predict", *SCLIP, "--images", "tests", "--classes", "cat", "--output", "runs"], "no pictures found in 'tests'"),
         (["predict", *SCLIP, "--images"], "--images needs a value"),
         (["fit", *SCLIP], "TrainingFree needs no training; use test, predict or compare"),
         (["test", *SCLIP, "--trainer.precision=16-true", "--trainer.plugins=null", "--trainer.devices=0"], "devices"),
