@@ -17,7 +17,8 @@ import datamodules
 from evaluation.compare import compare, strategy, writes
 from evaluation.plan import BenchmarkEntry, Comparison, MethodEntry, read_plan
 from zerolabel_common import UserError, known, shipped
-from zerolabel_lightning import build, checkpoint_defaults, plain_errors, quiet
+from zerolabel_errors import plain_errors
+from zerolabel_lightning import build, checkpoint_defaults, quiet
 
 
 class CommandLineBuilder:

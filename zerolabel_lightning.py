@@ -7,14 +7,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import re
 import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,7 @@ import torchvision_compat  # noqa: F401  (must come before lightning)
 
 import torch
 import yaml
-from jsonargparse import ArgumentError
 from lightning import LightningModule
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -34,7 +29,8 @@ import methods
 from evaluation.predictions import SavePredictions
 from evaluation.results import SaveResults
 from zerolabel_checkpoints import WholeCheckpoints, default_checkpoints, last_checkpoint
-from zerolabel_common import UserError, known, shipped, writable_folder
+from zerolabel_common import UserError, shipped, writable_folder
+from zerolabel_errors import plain_errors
 from zerolabel_runs import SaveRun, new_folder, prepare_wandb
 
 CONFIG_OPTIONS = ("--config", "-c")
@@ -154,39 +150,6 @@ def with_shipped_configs(arguments: list[str]) -> list[str]:
     return found
 
 
-@contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turns jsonargparse's and torch's messages about the user's input into one line."""
-    try:
-        yield
-    except (ArgumentError, ValueError) as error:
-        cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
-        if cause is None and not isinstance(error, ArgumentError):
-            raise
-        raise cause or UserError(explain(str(error))) from error
-    except MisconfigurationException as error:
-        raise UserError(" ".join(str(error).split())[:500]) from error
-    except RuntimeError as error:
-        if (told := of_run_time(str(error))) is None:
-            raise
-        raise UserError(told) from error
-
-
-def of_run_time(message: str) -> str | None:
-    """One line for what torch says of checkpoints, loader processes and other ranks; None for anything else."""
-    text = " ".join(message.split()).partition(" This is typically")[0][:300]
-    if "loading state_dict" in message:
-        return f"the checkpoint is of another model: {text}"
-    if "DataLoader worker" in message and ("killed" in message or "exited unexpectedly" in message):
-        return (
-            f"a loader process ended ({text}), most often for want of memory. Go on with --ckpt_path last, and fewer of them: "
-            "--data.num_workers 0."
-        )
-    if any(sign in message for sign in ("Connection closed by peer", "Connection reset by peer", "NCCL error", "Broken pipe")):
-        return f"another process of this run ended ({text}). Its own message says why; go on with --ckpt_path last."
-    return None
-
-
 def expand_predict_options(options: list[str]) -> list[str]:
     """Turns ``--images``, ``--classes``, ``--output`` into LightningCLI options at the end, where they win."""
     short = {"--images": "--data.images", "--classes": "--data.classes", "--output": "--trainer.default_root_dir"}
@@ -230,18 +193,6 @@ def checkpoint_defaults(options: list[str], folder: Path) -> list[str]:
     return ["--config", str(file)]
 
 
-def explain(message: str) -> str:
-    """One line of jsonargparse's message; an unknown class is answered with the known ones."""
-    key = re.search(r'[Pp]arser key "(?:plan\.)?(\w+)', message)
-    name = re.search(r"Expected a dot import path string: (\w+)", message)
-    if key and name and key[1] in ("model", "data"):
-        kind, names = ("method", methods.METHODS) if key[1] == "model" else ("datamodule", datamodules.DATAMODULES)
-        known(kind, name[1], names)
-    noise = ("Expected a <class 'NoneType'>", "Subtypes:", "Given value", "Does not validate", "Errors:", "Expected a path but")
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith(noise))[:500]
-
-
 def quiet() -> None:
     """Hides Lightning's advertisements and warnings that are not about the user's run."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
@@ -260,11 +211,3 @@ def quiet() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse|lightning")
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    found = []
-    while error is not None:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found

@@ -12,7 +12,7 @@ from datamodules import DATAMODULES
 from datamodules.labelled import OriginalFiles
 from datamodules.prepare import prepare
 from zerolabel_common import UserError, known
-from zerolabel_lightning import plain_errors
+from zerolabel_errors import plain_errors
 
 USAGE = """usage: zerolabel prepare voc|context|coco|ade --root DIR [options]
 

@@ -9,7 +9,8 @@ from evaluation.report import write_label_maps, write_report
 from evaluation.runs import read_runs
 from evaluation.tables import write_tables
 from zerolabel_common import writable_folder
-from zerolabel_lightning import plain_errors, quiet
+from zerolabel_errors import plain_errors
+from zerolabel_lightning import quiet
 
 PICTURES = 4
 
