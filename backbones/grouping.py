@@ -46,6 +46,9 @@ class GroupingBlock(nn.Module):
         self.cross_norm, self.cross_mlp = nn.LayerNorm(width), mlp(width, 4 * width, width)
         self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
         self.norm_out, self.mlp_out = nn.LayerNorm(width), mlp(width, 4 * width, width)
+        if not rules.mixing:
+            for part in (self.norm_out, self.mlp_out):
+                part.requires_grad_(False)  # unused: DDP would wait for its gradient
 
     def forward(self, x: Tensor, tokens: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """Segments (B, S, D) and the soft assignment (B, S, L), which sums to 1 over the groups.

@@ -14,8 +14,10 @@ from methods import METHODS, Segmenter
 from methods.segmenter import Sees
 from tests.data import DATA
 from zerolabel_common import UserError
+from zerolabel_lightning import build
 
 SHAPES = {"pictures": 3, "train_pictures": 8, "train_batch_size": 4, "num_workers": 0}
+VARIANTS = [("ifseg", "_self_training"), ("zeroseg", ""), ("freeseg", "")]
 OF_TRAINING = {Sees.CAPTIONS: "captions", Sees.PICTURES: "pictures", Sees.BOXES: "questions", Sees.MASKS: "masks"}
 
 
@@ -37,6 +39,15 @@ def trains(method: type[Segmenter]) -> bool:
 
 def is_scored(data: DataModule) -> bool:
     return type(data).test_dataloader is not DataModule.test_dataloader or bool(data.label_spaces)
+
+
+class WithoutGradient(lightning.Callback):
+    """Names of the trained parameters that a step gave none."""
+
+    names: list[str] | None = None
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        self.names = [name for name, p in pl_module.named_parameters() if p.requires_grad and p.grad is None]
 
 
 @pytest.fixture(params=METHODS)
@@ -144,14 +155,23 @@ def test_every_trained_parameter_gets_a_gradient(method: type[Segmenter], tmp_pa
         pytest.skip("learns nothing")
     if "find_unused_parameters" in (method.__doc__ or ""):
         pytest.skip("trains in phases, and says which strategy that needs")
-    missing: list[str] = []
+    look = WithoutGradient()
+    trainer(tmp_path, max_steps=1, limit_val_batches=0, callbacks=[look]).fit(method(), shapes(method))
+    assert look.names == []
 
-    class Look(lightning.Callback):
-        def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
-            missing.extend(name for name, p in pl_module.named_parameters() if p.requires_grad and p.grad is None)
 
-    trainer(tmp_path, max_steps=1, limit_val_batches=0, callbacks=[Look()]).fit(method(), shapes(method))
-    assert not missing
+@pytest.mark.parametrize("config", [f"{m}/shapes{v}" for m, v in VARIANTS], ids=str)
+def test_nor_is_one_without_in_a_shipped_config(config: str) -> None:
+    options = ["max_steps=1", "limit_val_batches=0", "logger=false", "enable_checkpointing=false", "enable_progress_bar=false"]
+    made = build(["--config", f"configs/{config}.yaml", *(f"--trainer.{o}" for o in options)])
+    data: Any = made.datamodule
+    for part in (data, data.scored_on, data.pictures) if hasattr(data, "maps") else (data,):
+        if part is not None:
+            part.train_pictures, part.maps, part.train_batch_size, part.num_workers = 8, 8, 4, 0
+    look = WithoutGradient()
+    made.trainer.callbacks.append(look)
+    made.trainer.fit(made.model, data)
+    assert look.names == []
 
 
 def test_nothing_to_ask_is_an_error(method: type[Segmenter]) -> None:
