@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ class WholeCheckpoints(TorchCheckpointIO):
         except (UserError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             if not isinstance(error, UserError) and not any(name in str(error) for name in WRITER):
                 raise  # such as a killed loader process, of which torch tells at any moment
+            free = shutil.disk_usage(Path(path).parent).free if Path(path).parent.is_dir() else 0
             raise UserError(
-                f"checkpoint '{path}' could not be written ({str(error).splitlines()[0]}). Earlier ones are intact: free some "
-                "space and start the same command with --ckpt_path last."
+                f"checkpoint '{path}' could not be written, most often for want of space: {free / 1e6:.0f} MB are free "
+                f"({str(error).splitlines()[0]}). Earlier ones are intact: free some space and start the same command with "
+                "--ckpt_path last."
             ) from error
 
 
