@@ -1,0 +1,163 @@
+"""Times the training steps, or the test, of one config in processes of its own.
+
+``python -m benchmarks.steps CONFIG '{"processes": 2, ...}'`` is what :func:`measure` starts; it prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torchvision_compat  # noqa: F401  (must come before lightning)
+
+import lightning
+import torch
+import torch.distributed as dist
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import zerolabel_lightning
+from benchmarks.shipped import ROOT, made
+from benchmarks.timing import forget_peak, status_mib
+from zerolabel_common import leave_group
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured of a config.
+
+    Attributes:
+        stage: ``fit`` or ``test``.
+        processes: that share the work, one thread each.
+        batch: pictures or maps a step and process; None for the config's own.
+        pictures: scored by a test.
+        warm_up: steps before the first that counts.
+        steps: that count.
+        count_flops: count the floating point operations of all steps, which makes them slow.
+        options: more of the command line's.
+    """
+
+    stage: str = "fit"
+    processes: int = 1
+    batch: int | None = None
+    pictures: int = 64
+    warm_up: int = 2
+    steps: int = 8
+    count_flops: bool = False
+    options: list[str] = field(default_factory=list)
+
+
+class Stopwatch(lightning.Callback):
+    """Seconds of every training step (forward, backward, optimiser), or of the whole test, after all processes have arrived."""
+
+    def __init__(self, warm_up: int) -> None:
+        self.seconds: list[float] = []
+        self.warm_up = warm_up
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if len(self.seconds) == self.warm_up:
+            forget_peak()
+        trainer.strategy.barrier()  # reading a batch is not part of the step, nor is waiting for another's batch
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.started)
+
+    def on_test_epoch_start(self, trainer: Any, *_: Any) -> None:
+        forget_peak()
+        trainer.strategy.barrier()
+        self.started = time.perf_counter()
+
+    def on_test_epoch_end(self, trainer: Any, *_: Any) -> None:
+        trainer.strategy.barrier()
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def measure(config: str, timeout: int = 300, **asked: Any) -> dict[str, Any]:
+    """What :func:`work` found in a process of its own.
+
+    Raises:
+        subprocess.SubprocessError: it failed, or took longer than ``timeout`` seconds.
+    """
+    kept = {"MALLOC_MMAP_THRESHOLD_": "131072"}  # as in benchmarks.timing
+    with tempfile.TemporaryDirectory() as cache:
+        alone = {"OMP_NUM_THREADS": "1", "ZEROLABEL_CACHE": cache, "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-m", "benchmarks.steps", config, json.dumps(asked)]
+        options: dict[str, Any] = {"check": True, "capture_output": True, "text": True, "cwd": ROOT, "timeout": timeout}
+        done = subprocess.run(command, env=os.environ | kept | alone, **options)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def work(config: str, asked: Asked, folder: Path) -> dict[str, Any]:
+    """``ms`` a step (of a test: a picture), its ``batch``, parameters, memory added in MiB, and what the processes exchange."""
+    torch.set_num_threads(1)
+    zerolabel_lightning.quiet()
+    before = status_mib("VmRSS")
+    strategy = "ddp" if asked.processes > 1 else "auto"
+    options = [f"--trainer.devices={asked.processes}", f"--trainer.strategy={strategy}", *asked.options]
+    if asked.stage == "fit":
+        options.append(f"--trainer.max_steps={asked.warm_up + asked.steps}")
+    cli = made(config, options, folder, asked.batch, few=2 * asked.processes * (asked.batch or 64))
+    stopwatch = Stopwatch(asked.warm_up)
+    cli.trainer.callbacks.append(stopwatch)
+    found: dict[str, Any] = {"rank": cli.trainer.global_rank}
+    if asked.stage == "fit":
+        found |= _fit(cli, asked, stopwatch)
+    else:
+        found |= _test(cli, asked, stopwatch)
+    trained = sum(p.numel() for p in cli.model.parameters() if p.requires_grad)
+    found |= {"parameters": sum(p.numel() for p in cli.model.parameters()), "trained": trained if asked.stage == "fit" else 0}
+    found["memory_mib"] = status_mib("VmHWM") - before
+    if dist.is_initialized() and asked.stage == "fit":
+        found["all_reduce_ms"] = 1e3 * _all_reduce(trained)
+    return found
+
+
+def _fit(cli: Any, asked: Asked, stopwatch: Stopwatch) -> dict[str, Any]:
+    """Attention is computed as plain products where they are counted, because fused kernels hide theirs on a CPU."""
+    counter = FlopCounterMode(display=False)
+    with contextlib.ExitStack() as stack:
+        if asked.count_flops:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(counter)
+        cli.trainer.fit(cli.model, cli.datamodule)
+    batch = cli.datamodule.train_batch_size
+    flops = counter.get_total_flops() / (batch * len(stopwatch.seconds)) if asked.count_flops else math.nan
+    return {"ms": 1e3 * statistics.median(stopwatch.seconds[asked.warm_up :]), "batch": batch, "flops": flops}
+
+
+def _test(cli: Any, asked: Asked, stopwatch: Stopwatch) -> dict[str, Any]:
+    """Twice: the first warms up."""
+    cli.datamodule.limit = asked.pictures
+    for _ in range(2):
+        cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    return {"ms": 1e3 * stopwatch.seconds[-1] / asked.pictures, "batch": cli.datamodule.batch_size}
+
+
+def _all_reduce(numbers: int, runs: int = 7) -> float:
+    """Seconds (median) that the processes take to add up this many float32 numbers."""
+    seconds, gradient = [], torch.zeros(numbers)
+    for _ in range(runs):
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_reduce(gradient)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        result = work(sys.argv[1], Asked(**json.loads(sys.argv[2])), Path(place))
+    leave_group()
+    if result.pop("rank") == 0:
+        print(json.dumps(result), flush=True)
