@@ -13,7 +13,7 @@ import torch
 
 from zerolabel_common import known
 
-NAMES = ("metric", "label_map", "windows", "startup", "loading", "image_free", "views", "mining")
+NAMES = ("metric", "label_map", "windows", "startup", "loading", "image_free", "views", "mining", "scaling", "resources")
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

@@ -1,7 +1,7 @@
 """Every shipped config, made to run where neither published weights nor data can be had.
 
-A config on the embedded benchmark runs as it is. A published one is built at its published size with random weights and fed random
-pictures of its own size; what stands in for a cache, a tokenizer's files or a text tower that would take minutes is here.
+A config on the embedded benchmark runs as it is. A published one is built at its published size with random weights and fed
+random pictures of its own size. What stands in for a cache, a tokenizer's files or a slow text tower is here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformers import GroupViTConfig, GroupViTModel
 import zerolabel_lightning
 from backbones.views import view_count
 from benchmarks.loading import make_voc
+from datamodules import DataModule
 from methods.mask_mining import IGNORED, Mined
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +59,8 @@ def made(config: str, options: list[str], folder: Path, batch: int | None, few: 
     random = [f"--model.{name}=null" for name in ("network_weights", "tokenizer") if name in arguments]
     random += ["--model.weights=null"] if str(arguments.get("weights", "")).startswith("/") else []
     random += ["--model.pretrained=null"] if arguments.get("pretrained") == "openai" else []
-    with mock.patch("methods.groupvit._published", lambda *_: GroupViTModel(GroupViTConfig())):  # the defaults are its sizes
+    # GroupViT knows random weights only at a tiny size; its library's defaults are the published one
+    with mock.patch("methods.groupvit._published", side_effect=lambda *_: GroupViTModel(GroupViTConfig())):
         cli = zerolabel_lightning.build(
             ["--config", config, *random, *TRAINER, f"--trainer.default_root_dir={folder}", *options]
         )
@@ -70,9 +72,8 @@ def made(config: str, options: list[str], folder: Path, batch: int | None, few: 
 
 def _few_pictures(data: Any, folder: Path, batch: int | None, few: int) -> None:
     """Read by the training process itself, so that no loader worker takes a core from what is measured."""
-    for part in filter(None, (data, getattr(data, "pictures", None), getattr(data, "scored_on", None))):
-        if isinstance(part, int):
-            continue  # Shapes' number of test pictures
+    nested = [part for part in vars(data).values() if isinstance(part, DataModule)]
+    for part in (data, *nested):
         part.num_workers, part.prepare_data = 0, lambda: None
         if hasattr(part, "train_batch_size"):
             part.train_batch_size = batch or part.train_batch_size

@@ -98,6 +98,13 @@ def measure(config: str, timeout: int = 300, **asked: Any) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def circumstances() -> str:
+    """For the line above a table: commit, cores, threads and what else the machine was doing."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    load = os.getloadavg()[0]
+    return f"Commit {commit}, {os.cpu_count()} cores, one thread a process, load {load:.1f} before the first run."
+
+
 def work(config: str, asked: Asked, folder: Path) -> dict[str, Any]:
     """``ms`` a step (of a test: a picture), its ``batch``, parameters, memory added in MiB, and what the processes exchange."""
     torch.set_num_threads(1)
@@ -125,7 +132,7 @@ def work(config: str, asked: Asked, folder: Path) -> dict[str, Any]:
 
 def _fit(cli: Any, asked: Asked, stopwatch: Stopwatch) -> dict[str, Any]:
     """Attention is computed as plain products where they are counted, because fused kernels hide theirs on a CPU."""
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward})
     with contextlib.ExitStack() as stack:
         if asked.count_flops:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -142,6 +149,11 @@ def _test(cli: Any, asked: Asked, stopwatch: Stopwatch) -> dict[str, Any]:
     for _ in range(2):
         cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     return {"ms": 1e3 * stopwatch.seconds[-1] / asked.pictures, "batch": cli.datamodule.batch_size}
+
+
+def _convolution_backward(gradient: Any, _: Any, weight: Any, *more: Any, **__: Any) -> int:
+    """Its operations by shapes: as the forward's, for the input and for the weights. Torch's own count forgets the groups."""
+    return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(more[-1][:2])
 
 
 def _all_reduce(numbers: int, runs: int = 7) -> float:
