@@ -26,8 +26,8 @@ LATER = {  # the part of a training that needs most does not come first
 
 def run() -> Iterator[str]:
     yield circumstances()
-    yield table_row("config", "parameters, M", "trained, M", "measured", "a second", "memory, MiB")
-    yield table_row(*["---"] * 6)
+    yield table_row("config", "parameters, M", "trained, M", "measured", "a second", "memory, MiB", "other jobs, cores")
+    yield table_row(*["---"] * 7)
     for config in configs():
         yield row(config)
 
@@ -42,13 +42,13 @@ def row(config: str) -> str:
     try:
         found = measure(config, timeout=240, stage=stage, options=options, **reduced)
     except subprocess.CalledProcessError as error:
-        return table_row(name, "", "", f"failed: {error.stderr.strip().splitlines()[-1][:120]}", "", "")
+        return table_row(name, "", "", f"failed: {error.stderr.strip().splitlines()[-1][:120]}", "", "", "")
     except subprocess.TimeoutExpired:
-        return table_row(name, "", "", "not done in 240 s", "", "")
+        return table_row(name, "", "", "not done in 240 s", "", "", "")
     what = "test" if stage == "test" else " ".join(filter(None, ["step", part, f"of {found['batch']}"]))
     if "batch" in reduced:
         what += f" (its own: {content['data']['init_args'].get('train_batch_size', 16)})"
     what += ", random weights" if reduced else ""
     each = 1e3 / found["ms"] * (found["batch"] if stage == "fit" else 1)
     sizes = [f"{found[key] / 1e6:.2f}" if found[key] else "none" for key in ("parameters", "trained")]
-    return table_row(name, *sizes, what, f"{each:.3g}", f"{found['memory_mib']:.0f}")
+    return table_row(name, *sizes, what, f"{each:.3g}", f"{found['memory_mib']:.0f}", f"{found['others']:.1f}")

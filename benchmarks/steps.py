@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import zerolabel_lightning
 from benchmarks.shipped import ROOT, made
 from benchmarks.timing import forget_peak, status_mib
-from zerolabel_common import leave_group
+from zerolabel_common import gathered, leave_group
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,20 @@ class Stopwatch(lightning.Callback):
         self.seconds: list[float] = []
         self.warm_up = warm_up
 
+    def begin(self) -> None:
+        """From here on memory and the other jobs are watched."""
+        forget_peak()
+        self.began = (time.perf_counter(), busy_seconds(), time.process_time())
+
+    def others(self) -> float:
+        """Cores that other jobs, and the machine's other guests, have kept busy since."""
+        now = (time.perf_counter(), busy_seconds(), time.process_time())
+        elapsed, busy, own = (after - before for after, before in zip(now, self.began, strict=True))
+        return max(0.0, busy - sum(gathered([own]))) / elapsed
+
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         if len(self.seconds) == self.warm_up:
-            forget_peak()
+            self.begin()
         trainer.strategy.barrier()  # reading a batch is not part of the step, nor is waiting for another's batch
         self.started = time.perf_counter()
 
@@ -74,13 +85,19 @@ class Stopwatch(lightning.Callback):
         self.seconds.append(time.perf_counter() - self.started)
 
     def on_test_epoch_start(self, trainer: Any, *_: Any) -> None:
-        forget_peak()
+        self.begin()
         trainer.strategy.barrier()
         self.started = time.perf_counter()
 
     def on_test_epoch_end(self, trainer: Any, *_: Any) -> None:
         trainer.strategy.barrier()
         self.seconds.append(time.perf_counter() - self.started)
+
+
+def busy_seconds() -> float:
+    """That all cores together have worked since the machine started, or waited for its other guests (Linux)."""
+    user, nice, system, _idle, _waiting, *rest = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(config: str, timeout: int = 300, **asked: Any) -> dict[str, Any]:
@@ -122,6 +139,7 @@ def work(config: str, asked: Asked, folder: Path) -> dict[str, Any]:
         found |= _fit(cli, asked, stopwatch)
     else:
         found |= _test(cli, asked, stopwatch)
+    found["others"] = stopwatch.others()
     trained = sum(p.numel() for p in cli.model.parameters() if p.requires_grad)
     found |= {"parameters": sum(p.numel() for p in cli.model.parameters()), "trained": trained if asked.stage == "fit" else 0}
     found["memory_mib"] = status_mib("VmHWM") - before
