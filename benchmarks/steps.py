@@ -32,6 +32,14 @@ from benchmarks.timing import forget_peak, status_mib
 from zerolabel_common import gathered, leave_group
 
 
+def convolution_backward(gradient: Any, _: Any, weight: Any, *more: Any, **__: Any) -> int:
+    """Operations by shapes, of a plain one: the forward's for the input and again for the weights. Torch's count forgets groups."""
+    return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(more[-1][:2])
+
+
+COUNTED = {torch.ops.aten.convolution_backward: convolution_backward}
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is measured of a config.
@@ -150,7 +158,7 @@ def work(config: str, asked: Asked, folder: Path) -> dict[str, Any]:
 
 def _fit(cli: Any, asked: Asked, stopwatch: Stopwatch) -> dict[str, Any]:
     """Attention is computed as plain products where they are counted, because fused kernels hide theirs on a CPU."""
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward})
+    counter = FlopCounterMode(display=False, custom_mapping=COUNTED)
     with contextlib.ExitStack() as stack:
         if asked.count_flops:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -167,11 +175,6 @@ def _test(cli: Any, asked: Asked, stopwatch: Stopwatch) -> dict[str, Any]:
     for _ in range(2):
         cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     return {"ms": 1e3 * stopwatch.seconds[-1] / asked.pictures, "batch": cli.datamodule.batch_size}
-
-
-def _convolution_backward(gradient: Any, _: Any, weight: Any, *more: Any, **__: Any) -> int:
-    """Its operations by shapes: as the forward's, for the input and for the weights. Torch's own count forgets the groups."""
-    return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(more[-1][:2])
 
 
 def _all_reduce(numbers: int, runs: int = 7) -> float:
