@@ -20,7 +20,7 @@ PUBLISHED: dict[str, tuple[str, list[str], int, int]] = {  # config, options, ba
     "ZeroSeg, ViT-B/16, views cached": ("configs/zeroseg/imagenet.yaml", [], 256, 2),
     "FreeSeg, SegFormer-B0, masks mined": ("configs/freeseg/coco_stuff.yaml", [], 16, 1),
 }
-ROUNDS, TRIES, QUIET = 3, 6, 0.15  # pairs that count, pairs measured at most, cores that other jobs may take in a pair
+ROUNDS, TRIES, QUIET = 3, 5, 0.15  # pairs that count, pairs measured at most, cores that other jobs may take in a pair
 
 
 def run() -> Iterator[str]:

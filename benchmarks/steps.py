@@ -33,7 +33,7 @@ from zerolabel_common import gathered, leave_group
 
 
 def convolution_backward(gradient: Any, _: Any, weight: Any, *more: Any, **__: Any) -> int:
-    """Operations by shapes, of a plain one: the forward's for the input and again for the weights. Torch's count forgets groups."""
+    """By shapes, of a plain one: the forward's operations for the input, and again for the weights. Torch's forgets groups."""
     return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(more[-1][:2])
 
 
@@ -66,11 +66,25 @@ class Asked:
 
 
 class Stopwatch(lightning.Callback):
-    """Seconds of every training step (forward, backward, optimiser), or of the whole test, after all processes have arrived."""
+    """Seconds of every training step (forward, backward, optimiser), or of the whole test, after all processes have arrived.
+
+    Attributes:
+        seconds: by the clock.
+        worked: by this process's own core, which other jobs can slow but not stop.
+    """
 
     def __init__(self, warm_up: int) -> None:
         self.seconds: list[float] = []
+        self.worked: list[float] = []
         self.warm_up = warm_up
+
+    def start(self, trainer: Any) -> None:
+        trainer.strategy.barrier()  # reading a batch is not part of the step, nor is waiting for another's batch
+        self.started = (time.perf_counter(), time.process_time())
+
+    def stop(self) -> None:
+        self.seconds.append(time.perf_counter() - self.started[0])
+        self.worked.append(time.process_time() - self.started[1])
 
     def begin(self) -> None:
         """From here on memory and the other jobs are watched."""
@@ -86,20 +100,18 @@ class Stopwatch(lightning.Callback):
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         if len(self.seconds) == self.warm_up:
             self.begin()
-        trainer.strategy.barrier()  # reading a batch is not part of the step, nor is waiting for another's batch
-        self.started = time.perf_counter()
+        self.start(trainer)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.started)
+        self.stop()
 
     def on_test_epoch_start(self, trainer: Any, *_: Any) -> None:
         self.begin()
-        trainer.strategy.barrier()
-        self.started = time.perf_counter()
+        self.start(trainer)
 
     def on_test_epoch_end(self, trainer: Any, *_: Any) -> None:
         trainer.strategy.barrier()
-        self.seconds.append(time.perf_counter() - self.started)
+        self.stop()
 
 
 def busy_seconds() -> float:
@@ -131,7 +143,7 @@ def circumstances() -> str:
 
 
 def work(config: str, asked: Asked, folder: Path) -> dict[str, Any]:
-    """``ms`` a step (of a test: a picture), its ``batch``, parameters, memory added in MiB, and what the processes exchange."""
+    """What was found: ``ms`` a step (of a test: a picture), parameters, memory added in MiB, other jobs, exchange ..."""
     torch.set_num_threads(1)
     zerolabel_lightning.quiet()
     before = status_mib("VmRSS")
@@ -166,7 +178,8 @@ def _fit(cli: Any, asked: Asked, stopwatch: Stopwatch) -> dict[str, Any]:
         cli.trainer.fit(cli.model, cli.datamodule)
     batch = cli.datamodule.train_batch_size
     flops = counter.get_total_flops() / (batch * len(stopwatch.seconds)) if asked.count_flops else math.nan
-    return {"ms": 1e3 * statistics.median(stopwatch.seconds[asked.warm_up :]), "batch": batch, "flops": flops}
+    ms, core_ms = (1e3 * statistics.median(times[asked.warm_up :]) for times in (stopwatch.seconds, stopwatch.worked))
+    return {"ms": ms, "core_ms": core_ms, "batch": batch, "flops": flops}
 
 
 def _test(cli: Any, asked: Asked, stopwatch: Stopwatch) -> dict[str, Any]:
@@ -174,7 +187,8 @@ def _test(cli: Any, asked: Asked, stopwatch: Stopwatch) -> dict[str, Any]:
     cli.datamodule.limit = asked.pictures
     for _ in range(2):
         cli.trainer.test(cli.model, cli.datamodule, verbose=False)
-    return {"ms": 1e3 * stopwatch.seconds[-1] / asked.pictures, "batch": cli.datamodule.batch_size}
+    ms, core_ms = (1e3 * times[-1] / asked.pictures for times in (stopwatch.seconds, stopwatch.worked))
+    return {"ms": ms, "core_ms": core_ms, "batch": cli.datamodule.batch_size}
 
 
 def _all_reduce(numbers: int, runs: int = 7) -> float:
