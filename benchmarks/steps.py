@@ -131,7 +131,11 @@ def measure(config: str, timeout: int = 300, **asked: Any) -> dict[str, Any]:
         alone = {"OMP_NUM_THREADS": "1", "ZEROLABEL_CACHE": cache, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-m", "benchmarks.steps", config, json.dumps(asked)]
         options: dict[str, Any] = {"check": True, "capture_output": True, "text": True, "cwd": ROOT, "timeout": timeout}
-        done = subprocess.run(command, env=os.environ | kept | alone, **options)
+        try:
+            done = subprocess.run(command, env=os.environ | kept | alone, **options)
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr[-2000:])
+            raise
     return json.loads(done.stdout.splitlines()[-1])
 
 

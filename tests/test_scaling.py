@@ -50,12 +50,10 @@ def test_a_convolution_costs_twice_as_much_backward_as_forward(groups: int) -> N
     assert counter.get_total_flops() == 3 * forward
 
 
-def test_the_least_disturbed_pairs_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    disturbances = iter([0.5, 0.1, 0.4, 0.2, 0.0, 0.3, *([1.0] * 2)])
-    monkeypatch.setattr(scaling, "measure", lambda *_, **__: {"others": next(disturbances)})
-    alone, both = scaling.in_turn("any.yaml")
-    assert [one["others"] for one in alone] == [0.0, 0.4, 0.5]
-    assert [two["others"] for two in both] == [0.3, 0.2, 0.1]
+def test_one_process_and_two_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    ms = {1: iter([100.0, 110.0, 90.0]), 2: iter([125.0, 110.0, 180.0])}
+    monkeypatch.setattr(scaling, "measure", lambda _, processes: {"ms": (own := next(ms[processes])), "core_ms": own})
+    assert scaling.shares(*scaling.in_turn("any.yaml")) == ["0.80 (0.50 to 1.00)"] * 2
 
 
 def test_every_config_with_a_method_is_measured() -> None:
