@@ -70,7 +70,7 @@ class Stopwatch(lightning.Callback):
 
     Attributes:
         seconds: by the clock.
-        worked: by this process's own core, which other jobs can slow but not stop.
+        worked: by this process's own core; other jobs slow it (to half, seen here), but waiting for them does not count.
     """
 
     def __init__(self, warm_up: int) -> None:
