@@ -90,7 +90,7 @@ def arithmetic() -> Iterator[str]:
     yield ""
     yield (
         "Fully sharded training (FSDP) divides weights, gradients and AdamW's moments among the GPUs. Here these are "
-        f"{largest:.1f} GB at most, so no shipped model needs it on a GPU of 16 GB or more. Activations it does not divide."
+        f"{largest:.1f} GB at most, so no shipped config needs it on a GPU of 16 GB or more. Activations it does not divide."
     )
 
 
