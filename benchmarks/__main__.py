@@ -13,7 +13,19 @@ import torch
 
 from zerolabel_common import known
 
-NAMES = ("metric", "label_map", "windows", "startup", "loading", "image_free", "views", "mining", "scores")
+NAMES = (
+    "metric",
+    "label_map",
+    "windows",
+    "startup",
+    "loading",
+    "image_free",
+    "views",
+    "mining",
+    "scores",
+    "scaling",
+    "resources",
+)
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

@@ -50,13 +50,19 @@ def peak_memory(what: str, module: str) -> Ratio:
 def print_added_memory(call: Callable[[], object]) -> None:
     """For the process that :func:`peak_memory` starts: MiB above what was there before the call (Linux)."""
     call()  # loads the code, which is memory too
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _status_mib("VmRSS")
+    forget_peak()
+    before = status_mib("VmRSS")
     call()
-    print(_status_mib("VmHWM") - before)
+    print(status_mib("VmHWM") - before)
 
 
-def _status_mib(key: str) -> float:
+def forget_peak() -> None:
+    """The peak of this process's memory, ``VmHWM``, starts anew (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def status_mib(key: str) -> float:
+    """A line of this process's status in MiB, such as ``VmRSS``, what it holds, or ``VmHWM``, the most it held (Linux)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) / 1024
 
