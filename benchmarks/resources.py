@@ -1,6 +1,6 @@
 """What every shipped config needs: parameters, pictures (or word maps) a second of one core, and memory.
 
-The core's own seconds are counted, not the clock's: on a machine that does nothing else they are the same. Memory is what the
+The core's own seconds are counted, not the clock's; other jobs still slow them, up to twofold here. Memory is what the
 process held at most during the measured steps, above what it held with all libraries loaded.
 """
 
