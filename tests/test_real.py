@@ -107,7 +107,7 @@ def test_a_real_benchmark_through_test_equals_an_independent_computation(
         miou = np.nanmean(inside / (predicted + actual - inside))
     assert metrics["pictures"] == count
     assert metrics["data"].startswith(f"{name}, first {count}, val")
-    assert metrics["protocol"]["hash"] == protocol.hash
+    assert metrics["protocol_hash"] == protocol.hash
     np.testing.assert_allclose(metrics["miou"], miou, atol=2e-5)
     np.testing.assert_allclose(metrics["pixel_accuracy"], inside.sum() / actual.sum(), atol=2e-5)
 
