@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import datamodules
 import methods
 from zerolabel_common import UserError, known
+
+LOADER_ENDED = (
+    "a loader process ended ({}), most often for want of memory. Go on with --ckpt_path last, and fewer of them: "
+    "--data.num_workers 0."
+)
 
 
 @contextmanager
@@ -32,6 +38,10 @@ def plain_errors() -> Iterator[None]:
         if (told := of_run_time(str(error))) is None:
             raise
         raise UserError(told) from error
+    except (OSError, EOFError) as error:  # a batch that a dead loader process was to hand over
+        if not any(frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        raise UserError(LOADER_ENDED.format(error)) from error
 
 
 def of_run_time(message: str) -> str | None:
@@ -40,10 +50,7 @@ def of_run_time(message: str) -> str | None:
     if "loading state_dict" in message:
         return f"the checkpoint is of another model: {text}"
     if "DataLoader worker" in message and ("killed" in message or "exited unexpectedly" in message):
-        return (
-            f"a loader process ended ({text}), most often for want of memory. Go on with --ckpt_path last, and fewer of them: "
-            "--data.num_workers 0."
-        )
+        return LOADER_ENDED.format(text)
     if any(sign in message for sign in ("Connection closed by peer", "Connection reset by peer", "NCCL error", "Broken pipe")):
         return f"another process of this run ended ({text}). Its own message says why; go on with --ckpt_path last."
     return None

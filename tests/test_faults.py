@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import Callback
 import cli
 from tests.test_resume import command
 from zerolabel_checkpoints import last_checkpoint
+from zerolabel_common import UserError
+from zerolabel_errors import plain_errors
 
 MINUTE = 60.0
 
@@ -32,10 +34,21 @@ class KillWorker(Callback):
 def test_a_killed_loader_process_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = command(tmp_path, "--data.num_workers=1", "--trainer.callbacks+=tests.test_faults.KillWorker")
     assert cli.main(options) == 2
-    assert "error: a loader process ended (DataLoader worker" in (message := capsys.readouterr().err)
+    assert "error: a loader process ended (" in (message := capsys.readouterr().err)
     assert "--ckpt_path last" in message
     assert last_checkpoint(tmp_path) is not None
     assert cli.main(command(tmp_path, "--ckpt_path=last", "--trainer.max_steps=6")) == 0
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError(), FileNotFoundError("no such socket")])
+def test_nor_is_it_a_traceback_when_it_was_handing_a_batch_over(error: Exception) -> None:
+    def _try_get_data() -> None:  # as torch's loader calls it
+        raise error
+
+    with pytest.raises(UserError, match="a loader process ended"), plain_errors():
+        _try_get_data()
+    with pytest.raises(type(error)), plain_errors():
+        raise type(error)("of something else")
 
 
 def children(pid: int) -> list[int]:
