@@ -1,10 +1,14 @@
 """Run folders, W&B and its sweeps."""
 
 import csv
+import http.server
 import json
+import os
 import random
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ from evaluation.cells import Cell
 from evaluation.curves import thinned
 from evaluation.results import CELL
 from evaluation.runs import name_of, read_runs
+from zerolabel_runs import prepare_wandb
 
 SWEEPS = sorted(Path("configs/sweeps").glob("*.yaml"))
 SMALL = [
@@ -130,6 +135,23 @@ def test_an_unreachable_wandb_does_not_stop_training(
     assert "wandb sync" in said
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
     assert list(tmp_path.rglob("step=2.ckpt"))
+
+
+def test_nobody_logged_in_runs_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("wandb")
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # it answers, with an error
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    prepare_wandb(SimpleNamespace(offline=False, save_dir="."), tmp_path)
+    server.shutdown()
+    assert os.environ["WANDB_MODE"] == "offline"
+    assert "W&B runs offline: nobody is logged in" in capsys.readouterr().out
 
 
 def fit_command(folder: Path) -> list[str]:
