@@ -28,7 +28,7 @@ def run_report(arguments: list[str]) -> int:
     runs = read_runs(options.runs)
     cells = [cell for run in runs for cell in run.cells]
     shown = {cell.row["benchmark"]: BenchmarkEntry(cell.row["benchmark"], "", cell.row["protocol"]) for cell in cells}
-    contrast = any(cell.row["mean_score_contrast"] is not None for cell in cells)
+    contrast = all(cell.row["mean_score_contrast"] is not None for cell in cells)
     plan = Comparison(options.title, [], list(shown.values()), pictures=PICTURES, contrast=contrast)
     if cells:
         write_tables(cells, plan, output)

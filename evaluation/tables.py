@@ -89,6 +89,7 @@ def _entry(cells: list[Cell]) -> Entry:
     draws = torch.stack([cell.draws for cell in cells]).mean(0)
     low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
     mious = torch.tensor([row["miou"] for row in rows])
+    contrasts: list[Any] = [row.get("mean_score_contrast") for row in rows]
     return Entry(
         rows[0]["method"],
         rows[0]["sees"],
@@ -100,7 +101,7 @@ def _entry(cells: list[Cell]) -> Entry:
         sum(row["pictures_per_second"] for row in rows) / len(rows),
         torch.stack([cell.iou for cell in cells]).nanmean(0),
         draws,
-        None if rows[0].get("mean_score_contrast") is None else sum(row["mean_score_contrast"] for row in rows) / len(rows),
+        None if None in contrasts else sum(contrasts) / len(rows),
     )
 
 

@@ -239,3 +239,15 @@ def test_curves_are_thinned_by_means() -> None:
         name_of(["zerolabel", "fit", "-c", "configs/zeroseg/shapes.yaml", "--model.match=2"])
         == "zeroseg/shapes --model.match 2"
     )
+
+
+def test_a_contrast_that_only_some_runs_have_is_left_out(tmp_path: Path) -> None:
+    test = ["test", "--config", "configs/training_free/clip.yaml", "--data.pictures=2", "--data.num_workers=0"]
+    assert cli.main([*test, f"--trainer.default_root_dir={tmp_path / 'runs'}"]) == 0
+    folder = next((tmp_path / "runs").iterdir()) / "test"
+    cell = Cell.load(folder / CELL)
+    assert cell is not None
+    cell.row |= {"mean_score_contrast": 0.5, "seed": 1}
+    cell.save(tmp_path / "runs" / "second" / "test" / CELL)
+    assert cli.main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "report")]) == 0
+    assert "contrast" not in (tmp_path / "report" / "results.md").read_text()
