@@ -25,9 +25,14 @@ def resampled_miou(areas: Tensor, draws: int = DRAWS, seed: int = 0) -> Tensor:
     return iou_of((times @ areas.flatten(1).double()).view(draws, 3, classes)).nanmean(-1)
 
 
-def interval(areas: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of mIoU."""
-    low, high = torch.quantile(resampled_miou(areas), torch.tensor([(1 - level) / 2, (1 + level) / 2]).double()).tolist()
+def interval(areas: Tensor) -> tuple[float, float]:
+    """95 % percentile interval of mIoU, from per-picture areas (N, 3, K)."""
+    return interval_of(resampled_miou(areas))
+
+
+def interval_of(draws: Tensor) -> tuple[float, float]:
+    """The same from what :func:`resampled_miou` has drawn."""
+    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
     return low, high
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.bootstrap import interval
+from evaluation.bootstrap import interval_of
 from evaluation.cells import Cell
 from evaluation.measuring import Measure, weights_hash
 from evaluation.panels import panel_images
@@ -92,7 +92,7 @@ def save(folder: Path, cell: Cell, panels: dict[int, Image.Image]) -> None:
 def summary(cell: Cell) -> dict[str, Any]:
     """The numbers of a run without those per class."""
     kept = ("data", "vocabulary", "protocol", "protocol_hash", "pictures", "miou", "pixel_accuracy", "frequency_weighted_iou")
-    return {key: cell.row[key] for key in kept} | {"miou_95": interval(cell.areas)}
+    return {key: cell.row[key] for key in kept} | {"miou_95": interval_of(cell.draws)}
 
 
 def print_table(cell: Cell) -> None:
@@ -102,7 +102,7 @@ def print_table(cell: Cell) -> None:
         table.add_row(name, "absent" if iou != iou else f"{100 * iou:.1f}")
     console = Console()
     console.print(table)
-    low, high = interval(cell.areas)
+    low, high = interval_of(cell.draws)
     console.print(
         f"mIoU {100 * row['miou']:.2f} (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
         f"pixel accuracy {100 * row['pixel_accuracy']:.2f}, {row['pictures']} pictures, protocol {row['protocol_hash']}"

@@ -13,7 +13,7 @@ import torch
 from jinja2 import Environment
 from torch import Tensor
 
-from evaluation.bootstrap import paired_p_value
+from evaluation.bootstrap import interval_of, paired_p_value
 from evaluation.cells import Cell
 from evaluation.plan import Comparison
 from zerolabel_common import atomic_path
@@ -87,7 +87,7 @@ def columns(cells: Iterable[Cell]) -> list[Column]:
 def _entry(cells: list[Cell]) -> Entry:
     rows = [cell.row for cell in cells]
     draws = torch.stack([cell.draws for cell in cells]).mean(0)
-    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
+    low, high = interval_of(draws)
     mious = torch.tensor([row["miou"] for row in rows])
     contrasts: list[Any] = [row.get("mean_score_contrast") for row in rows]
     return Entry(
