@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def shipped(path: str) -> str:
     beside_the_code = ROOT / path
     usable = Path(path).parts[:1] == ("configs",) and not Path(path).exists() and beside_the_code.is_file()
     return str(beside_the_code) if usable else path
+
+
+def option_pairs(arguments: list[str]) -> list[tuple[str, str]]:
+    """(option, value) of a command line, for ``--option value`` and ``--option=value`` alike."""
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("-") else [word])]
+    return [(option, value) for option, value in pairwise(words) if option.startswith("-")]
 
 
 def rank_and_world() -> tuple[int, int]:

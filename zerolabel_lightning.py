@@ -29,7 +29,7 @@ import methods
 from evaluation.predictions import SavePredictions
 from evaluation.results import SaveResults
 from zerolabel_checkpoints import WholeCheckpoints, default_checkpoints, last_checkpoint
-from zerolabel_common import UserError, shipped, writable_folder
+from zerolabel_common import UserError, option_pairs, shipped, writable_folder
 from zerolabel_errors import plain_errors
 from zerolabel_runs import SaveRun, new_folder, prepare_wandb
 
@@ -173,8 +173,7 @@ def checkpoint_defaults(options: list[str], folder: Path) -> list[str]:
     Raises:
         UserError: no such file, or not a checkpoint.
     """
-    path = next((v for o, v in zip(options, [*options[1:], ""], strict=True) if o == "--ckpt_path"), None)
-    path = path or next((o.partition("=")[2] for o in options if o.startswith("--ckpt_path=")), None)
+    path = next((value for option, value in option_pairs(options) if option == "--ckpt_path"), None)
     if path is None or path in ("last", "best", "hpc", "registry", "null"):
         return []
     if not Path(path).is_file():

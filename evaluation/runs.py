@@ -6,13 +6,12 @@ import csv
 import json
 import shlex
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from evaluation.cells import Cell
 from evaluation.results import CELL
-from zerolabel_common import UserError
+from zerolabel_common import UserError, option_pairs
 
 Curve = list[tuple[int, float]]  # (step, value)
 
@@ -87,8 +86,7 @@ def read_curves(file: Path) -> dict[str, Curve]:
 
 def name_of(command: list[str]) -> str:
     """``configs/zeroseg/shapes.yaml`` and what of the model was set over it: ``zeroseg/shapes --model.match 1``."""
-    words = [part for word in command for part in word.split("=", 1)]
-    pairs = list(pairwise(words))
+    pairs = option_pairs(command)
     configs = [Path(value) for option, value in pairs if option in ("--config", "-c")]
     changed = [f"{option} {value}" for option, value in pairs if option.startswith("--model")]
     name = str(configs[0].with_suffix("")).removeprefix("configs/") if configs else ""
