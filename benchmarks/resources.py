@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from benchmarks.scaling import table_row
-from benchmarks.shipped import ROOT, configs, published
+from benchmarks.shipped import configs, published
 from benchmarks.steps import circumstances, measure
+from zerolabel_common import ROOT
 
 REDUCED: dict[str, dict[str, Any]] = {  # published sizes: batches that a core does in seconds
     "IFSeg": {"batch": 1, "warm_up": 1, "steps": 1},

@@ -25,8 +25,8 @@ from backbones.views import view_count
 from benchmarks.loading import make_voc
 from datamodules import DataModule
 from methods.mask_mining import IGNORED, Mined
+from zerolabel_common import ROOT
 
-ROOT = Path(__file__).parents[1]
 KINDS = ("ifseg", "zeroseg", "freeseg", "training_free", "oracle", "pretrain", "groupvit.yaml")
 PIECES = 2  # of a class name in OFA's published vocabulary, whose files are not here: most COCO-Stuff names have 1 to 3
 QUIET = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")

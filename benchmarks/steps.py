@@ -27,9 +27,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import zerolabel_lightning
-from benchmarks.shipped import ROOT, made
+from benchmarks.shipped import made
 from benchmarks.timing import forget_peak, status_mib
-from zerolabel_common import gathered, leave_group
+from evaluation.cells import environment
+from zerolabel_common import ROOT, gathered, leave_group
 
 
 def convolution_backward(gradient: Any, _: Any, weight: Any, *more: Any, **__: Any) -> int:
@@ -141,9 +142,10 @@ def measure(config: str, timeout: int = 300, **asked: Any) -> dict[str, Any]:
 
 def circumstances() -> str:
     """For the line above a table: commit, cores, threads and what else the machine was doing."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
     load = os.getloadavg()[0]
-    return f"Commit {commit}, {os.cpu_count()} cores, one thread a process, load {load:.1f} before the first run."
+    return (
+        f"Commit {environment()['commit']}, {os.cpu_count()} cores, one thread a process, load {load:.1f} before the first run."
+    )
 
 
 def work(config: str, asked: Asked, folder: Path) -> dict[str, Any]:
