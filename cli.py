@@ -5,11 +5,14 @@ Heavy imports happen inside the commands, so that help and mistakes answer at on
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Callable
 
-from zerolabel_common import UserError, __version__, known, leave_group
+from commands import COMMANDS
+from common import __version__
+from common.distributed import leave_group
+from common.errors import UserError, known
 
 HELP = f"""zerolabel {__version__}: segment pictures without any segmentation label, and know which method does it best.
 
@@ -37,68 +40,11 @@ The shipped configs/... are found from any folder.
 """
 
 
-def _lightning(arguments: list[str]) -> int:
-    from zerolabel_lightning import run
-
-    return run(arguments)
-
-
-def _compare(arguments: list[str]) -> int:
-    from zerolabel_compare import run_compare
-
-    return run_compare(arguments)
-
-
-def _report(arguments: list[str]) -> int:
-    from zerolabel_report import run_report
-
-    return run_report(arguments)
-
-
-def _prepare(arguments: list[str]) -> int:
-    from zerolabel_prepare import run_prepare
-
-    return run_prepare(arguments)
-
-
-def _list(arguments: list[str]) -> int:
-    import datamodules
-    import methods
-    from backbones.attention import RULES
-    from evaluation import Protocol
-
-    kinds = {
-        "methods": {name: f"sees {cls.sees.value}" for name, cls in methods.METHODS.items()},
-        "rules": dict.fromkeys(RULES, "attention rule of TrainingFree"),
-        "datamodules": {name: (cls.__doc__ or "").split("\n")[0] for name, cls in datamodules.DATAMODULES.items()},
-        "vocabularies": {n: datamodules.Vocabulary.load(n).title for n in datamodules.Vocabulary.known_names()},
-        "protocols": {n: "; ".join(Protocol.preset(n).describe()[:1]) for n in Protocol.known_presets()},
-    }
-    for kind in [known("kind", arguments[0], kinds)] if arguments else kinds:
-        print(f"{kind}:")
-        for name, text in kinds[kind].items():
-            print(f"  {name:<20} {text}")
-    return 0
-
-
-def _completion(arguments: list[str]) -> int:
-    from zerolabel_completion import run_completion
-
-    return run_completion(arguments, COMMANDS, KINDS)
-
-
-KINDS = ("methods", "rules", "datamodules", "vocabularies", "protocols")
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "compare": _compare,
-    "predict": lambda arguments: _lightning(["predict", *arguments]),
-    "test": lambda arguments: _lightning(["test", *arguments]),
-    "fit": lambda arguments: _lightning(["fit", *arguments]),
-    "validate": lambda arguments: _lightning(["validate", *arguments]),
-    "report": _report,
-    "prepare": _prepare,
-    "list": _list,
-    "completion": _completion,
-}
+def run(name: str, arguments: list[str]) -> int:
+    """Imports the command's module and runs it; returns the exit code."""
+    module = importlib.import_module(f"commands.{COMMANDS[name]}")
+    code: int = module.run([name, *arguments] if COMMANDS[name] == "lightning" else arguments)
+    return code
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        code = COMMANDS[known("command", arguments[0], COMMANDS)](arguments[1:])
+        code = run(known("command", arguments[0], COMMANDS), arguments[1:])
         leave_group()
         sys.stdout.flush()
         return code

@@ -1,7 +1,3 @@
-"""Pretrained models behind small typed interfaces; nothing here knows a dataset."""
+"""Pretrained models behind small typed interfaces; nothing here knows a dataset, a method, or what a method keeps."""
 
-import torchvision_compat as _compat  # noqa: F401  (must come before open_clip)
-
-from backbones.clip import CLIP
-
-__all__ = ["CLIP"]
+import common.compat  # noqa: F401  (must come before open_clip)

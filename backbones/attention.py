@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zerolabel_common import known
+from common.errors import known
 
 NACLIP_SIGMA = 5.0  # patches
 

@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from backbones.attention import Heads, Rule, rule_named
-from zerolabel_common import UserError, atomic_path, cache_folder, known, state_hash
+from common.errors import UserError, known
+from common.files import atomic_path, cache_folder
+from common.weights import state_hash
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 EMBEDDED = "embedded"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from backbones.clip import CLIP
-from zerolabel_common import UserError, known
+from common.errors import UserError, known
 
 SIZES: dict[str, dict[str, Any]] = {
     "embedded": {

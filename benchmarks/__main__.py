@@ -7,25 +7,13 @@ import os
 import platform
 import sys
 
-import torchvision_compat  # noqa: F401  (must come before torchmetrics)
+import common.compat  # noqa: F401  (must come before what imports torchvision)
 
 import torch
 
-from zerolabel_common import known
+from common.errors import known
 
-NAMES = (
-    "metric",
-    "label_map",
-    "windows",
-    "startup",
-    "loading",
-    "image_free",
-    "views",
-    "mining",
-    "scores",
-    "scaling",
-    "resources",
-)
+NAMES = ("metric", "label_map", "windows", "loading", "image_free", "views", "mining", "scores")
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torchvision_compat  # noqa: F401  (must come before torchvision)
+import common.compat  # noqa: F401  (must come before what imports torchvision)
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from backbones.ofa.layers import Attention
 from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
-from datamodules import DATAMODULES, Vocabulary
-from datamodules.word_maps import draw_maps
+from datamodules import DATAMODULES
+from evaluation import Vocabulary
 from methods import METHODS
+from methods.ifseg.word_maps import draw_maps
 
 MAPS = 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-import torchvision_compat  # noqa: F401  (must come before torchmetrics)
+import common.compat  # noqa: F401  (must come before what imports torchvision)
 
 import torch
 import torch.nn.functional as F

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torchvision_compat  # noqa: F401  (must come before torchvision)
+import common.compat  # noqa: F401  (must come before what imports torchvision)
 
 import numpy as np
 import torch
@@ -23,12 +23,12 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
+from common.batch import to_unit
 from datamodules import DATAMODULES
-from datamodules.base import to_unit
-from datamodules.unlabeled import picture_source
+from datamodules.unlabeled import image_source
 from evaluation.label_map import label_map
 from evaluation.metrics import ConfusionMatrix
-from evaluation.windows import resize_picture, score_windows
+from evaluation.windows import resize_image, score_windows
 from methods import METHODS
 from tests.data import pack
 
@@ -128,7 +128,7 @@ def split(dataset: Any) -> Iterator[Ratio | str]:
 
 @torch.inference_mode()
 def _scores(model: Any, image: torch.Tensor) -> torch.Tensor:
-    resized = resize_picture(to_unit(image), model.protocol)
+    resized = resize_image(to_unit(image), model.protocol)
     return score_windows(model, [resized], model.protocol, model.window_batch)[0]
 
 
@@ -173,7 +173,7 @@ def million_names(root: Path) -> Iterator[Ratio | str]:
         (folder / f"part{i % 100:03d}" / f"{i}.jpg").touch()
     yield paired(
         "listing a folder of 20,000 files against torchvision's ImageFolder",
-        lambda: len(picture_source(str(folder))),
+        lambda: len(image_source(str(folder))),
         lambda: len(ImageFolder(str(folder))),
     )
 

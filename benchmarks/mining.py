@@ -10,17 +10,17 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torchvision_compat  # noqa: F401  (must come before torchvision)
+import common.compat  # noqa: F401  (must come before what imports torchvision)
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.itsm import itsm
 from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
-from datamodules import Vocabulary
+from evaluation import Vocabulary
 from methods import METHODS
-from methods.mask_mining import IGNORED, partial_label, partial_pixel
+from methods.freeseg.mining import IGNORED, partial_label, partial_pixel
+from methods.freeseg.similarity import itsm
 
 PICTURES, SIDE = 4, 224
 

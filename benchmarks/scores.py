@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.timing import Ratio, paired
-from datamodules import Vocabulary
-from evaluation import Protocol
+from evaluation import Protocol, Vocabulary
+from evaluation.kept_scores import KeepScores
 from evaluation.label_map import LabelMap
-from evaluation.score_cache import KeepScores
 from methods import METHODS
 
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torchvision_compat  # noqa: F401  (must come before torchvision)
+import common.compat  # noqa: F401  (must come before what imports torchvision)
 
 import torch
 
-from backbones.view_cache import ViewCache
-from backbones.views import view_count
 from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
 from datamodules import DATAMODULES
 from methods import METHODS
+from methods.zeroseg.view_cache import ViewCache
+from methods.zeroseg.views import view_count
 
 BATCH = 32
 

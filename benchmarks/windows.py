@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import Ratio, paired
-from datamodules import Vocabulary
-from evaluation import Protocol
-from evaluation.windows import resize_picture, window_boxes
+from evaluation import Protocol, Vocabulary
+from evaluation.windows import resize_image, window_boxes
 from methods import METHODS
 
 SIZES = [(375, 500)]
@@ -33,7 +32,7 @@ def run() -> Iterator[Ratio]:
     def one_window_at_a_time() -> list[Tensor]:
         labels = []
         for picture in pictures:
-            resized = resize_picture(picture, model.protocol)
+            resized = resize_image(picture, model.protocol)
             height, width = resized.shape[1:]
             total, visits = torch.zeros(1, 171, height, width), torch.zeros(1, 1, height, width)
             for top, left, bottom, right in window_boxes(height, width, model.protocol):

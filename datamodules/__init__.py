@@ -1,12 +1,11 @@
-"""What is read; nothing here knows a method."""
+"""What is read: benchmarks in their original files, pictures without labels, word maps. Nothing here knows a method."""
 
-import torchvision_compat as _compat  # noqa: F401  (must come before lightning)
+import common.compat  # noqa: F401  (must come before lightning)
 
+from common.registry import subclasses_below
 from datamodules.base import DataModule
-from datamodules.vocabulary import Vocabulary
-from zerolabel_common import subclasses_in
 
-DATAMODULES = subclasses_in(__name__, __path__, "DataModule")
+DATAMODULES = subclasses_below(__name__, __path__, DataModule)
 globals().update(DATAMODULES)
 
-__all__ = ["DATAMODULES", "DataModule", "Vocabulary", *DATAMODULES]
+__all__ = ["DATAMODULES", "DataModule", *DATAMODULES]

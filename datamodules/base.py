@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.sampling import EachOnceSampler
-from datamodules.vocabulary import Vocabulary
-from zerolabel_common import UserError, known
-
-
-class Item(TypedDict, total=False):
-    """One picture: ``image`` (3, H, W) uint8 RGB; ``mask`` (H, W) uint8 train ids, benchmarks only."""
-
-    image: Tensor
-    mask: Tensor
-    name: str
-    index: int
-    error: str  # in predict: why the picture could not be read; image is then missing
-
-
-class Batch(TypedDict, total=False):
-    """Items as lists, so that pictures of any sizes share a batch without padding.
-
-    ``image`` is uint8 as it leaves the workers and float32 in [0, 1] as it reaches a method.
-    """
-
-    image: list[Tensor]
-    mask: list[Tensor]
-    name: list[str]
-    index: list[int]
-    error: list[str]
+from common.batch import Batch, Item, to_unit
+from common.errors import UserError, known
+from datamodules.sampling import ExactSampler
+from evaluation.vocabulary import Vocabulary
 
 
 def collate(items: list[Item]) -> Batch:
@@ -94,7 +72,7 @@ class DataModule(lightning.LightningDataModule):
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EachOnceSampler(dataset),
+            sampler=ExactSampler(dataset),
             num_workers=self.num_workers,
             collate_fn=collate,
         )
@@ -144,8 +122,3 @@ class TrainingData(DataModule, ABC):
 
     def test_dataloader(self) -> Any:
         return self.scored_on.test_dataloader() if self.scored_on else self.benchmark("test")
-
-
-def to_unit(image: Tensor) -> Tensor:
-    """uint8 -> float32 in [0, 1]; floats, and None for a picture that could not be read, stay."""
-    return image.float().div_(255) if image is not None and image.dtype == torch.uint8 else image

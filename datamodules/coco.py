@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import UserError, known
+from common.files import read_bytes
+from common.images import decode_ids
 from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from datamodules.reading.archives import find_files
-from datamodules.reading.files import Files, read_bytes
-from datamodules.reading.images import decode_ids
-from datamodules.vocabulary import Vocabulary
-from zerolabel_common import UserError, known
+from datamodules.reading.files import Files
+from evaluation.vocabulary import Vocabulary
 
 UNLABELLED = 255
 LABELS_OF = {  # label source -> the label spaces that it can tell apart

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import UserError
+from common.files import atomic_path, cache_folder
 from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from datamodules.reading.archives import find_files
 from datamodules.reading.convert import convert_all
 from datamodules.reading.files import Files
 from datamodules.voc import read_list
-from datamodules.vocabulary import Vocabulary
-from zerolabel_common import UserError, atomic_path, cache_folder
+from evaluation.vocabulary import Vocabulary
 
 JSON = "trainval_merged.json"
 

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from datamodules.base import DataModule, Item
+from common.batch import Item
+from common.errors import UserError
+from common.images import decode_image, decode_mask
+from datamodules.base import DataModule
 from datamodules.reading.files import Files
-from datamodules.reading.images import decode_mask, decode_picture
-from zerolabel_common import UserError
 
 
 class Labels(Protocol):
@@ -99,7 +100,7 @@ class LabelledPictures(Dataset[Item]):
     def image(self, index: int) -> torch.Tensor:
         """(3, H, W) uint8, as stored: masks know no EXIF orientation."""
         name = self.names[index]
-        return decode_picture(self.pictures.bytes(name), self.pictures.path(name), upright=False)
+        return decode_image(self.pictures.bytes(name), self.pictures.path(name), upright=False)
 
     def mask(self, index: int) -> torch.Tensor:
         """Train ids (H, W) uint8.

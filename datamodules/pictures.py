@@ -6,10 +6,11 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.base import DataModule, Item
-from datamodules.reading.images import SUFFIXES, read_picture
-from datamodules.vocabulary import Vocabulary
-from zerolabel_common import UserError
+from common.batch import Item
+from common.errors import UserError
+from common.images import SUFFIXES, read_image
+from datamodules.base import DataModule
+from evaluation.vocabulary import Vocabulary
 
 
 class Pictures(DataModule):
@@ -25,13 +26,13 @@ class Pictures(DataModule):
     def __init__(self, images: str, classes: str, batch_size: int = 4, num_workers: int = 0) -> None:
         super().__init__(Vocabulary.named(classes), batch_size, num_workers)
         self.images = Path(images)
-        self.files = find_pictures(self.images)
+        self.files = find_images(self.images)
 
     def predict_dataloader(self) -> DataLoader[Item]:
         return self.loader(_Files(self.files, self.images))
 
 
-def find_pictures(path: Path) -> list[Path]:
+def find_images(path: Path) -> list[Path]:
     """The picture itself, or all pictures below a folder in sorted order.
 
     Raises:
@@ -61,6 +62,6 @@ class _Files(Dataset[Item]):
         path = self.files[index]
         item: Item = {"name": str(path.relative_to(self.root)), "index": index, "error": ""}
         try:
-            return {**item, "image": read_picture(path)}
+            return {**item, "image": read_image(path)}
         except UserError as error:
             return {**item, "image": None, "error": str(error)}  # type: ignore[typeddict-item]

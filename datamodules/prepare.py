@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from common.errors import UserError
+from common.files import atomic_path
 from datamodules.labelled import FilePattern, LabelledPictures, OriginalFiles
 from datamodules.reading.convert import run_all
-from zerolabel_common import UserError, atomic_path
 
 
 def prepare(data: OriginalFiles) -> list[str]:

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler
 
-from zerolabel_common import rank_and_world
+from common.distributed import rank_and_world
 
 
-class EachOnceSampler(DistributedSampler[Any]):
+class ExactSampler(DistributedSampler[Any]):
     """Every picture in order, rank r taking r, r + world, ...; all ranks make the same number of steps.
 
     Where the pictures do not go round, the last ranks read a picture of rank 0 once more, because processes with
-    different numbers of steps hang in collectives; it is told by :func:`zerolabel_common.is_repeat` and not counted. This
-    also holds for fewer pictures than processes, which Lightning's ``UnrepeatedDistributedSampler`` refuses.
+    different numbers of steps hang in collectives; :func:`common.distributed.is_padding_sample` says so, and it is not
+    counted. This also holds for fewer pictures than processes, which Lightning's ``UnrepeatedDistributedSampler`` refuses.
     """
 
     def __init__(self, dataset: Any, rank: int | None = None, world: int | None = None) -> None:

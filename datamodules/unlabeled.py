@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import v2
 
+from common.errors import UserError, known
+from common.images import decode_image
+from common.randomness import run_seed
 from datamodules.base import DataModule, TrainingData
-from datamodules.reading.images import decode_picture
-from datamodules.reading.shards import ShardedPictures
-from datamodules.reading.sources import FolderPictures, ListedPictures, PictureSource
+from datamodules.reading.shards import ShardedImages
+from datamodules.reading.sources import FolderImages, ImageSource, ListedImages
 from datamodules.sampling import TrainingLoader
-from datamodules.vocabulary import Vocabulary
-from zerolabel_common import UserError, known, run_seed
+from evaluation.vocabulary import Vocabulary
 
 SKIPS = 100  # unreadable pictures in a row that "skip" accepts
 CROPS = ("centre", "random", "none")
@@ -68,7 +69,7 @@ class UnlabeledImages(TrainingData):
         self.seed, self.train_batch_size = run_seed(seed), train_batch_size
 
     def train_dataloader(self) -> TrainingLoader:
-        source = picture_source(self.images)
+        source = image_source(self.images)
         if len(source) < self.train_batch_size:
             raise UserError(f"'{self.images}' holds {len(source)} pictures, fewer than a batch of {self.train_batch_size}.")
         dataset = UnlabeledPictures(source, self)
@@ -81,7 +82,7 @@ class UnlabeledPictures(Dataset[dict[str, Any]]):
     Indexed by (epoch, index), because crops change from epoch to epoch.
     """
 
-    def __init__(self, source: PictureSource, data: UnlabeledImages) -> None:
+    def __init__(self, source: ImageSource, data: UnlabeledImages) -> None:
         self.source, self.crop, self.size = source, data.crop, data.size
         self.seed, self.captions, self.skips = data.seed, data.captions, data.unreadable == "skip"
 
@@ -102,7 +103,7 @@ class UnlabeledPictures(Dataset[dict[str, Any]]):
         """The picture, or with ``skip`` the first readable one after it."""
         for attempt in range(SKIPS):
             try:
-                return decode_picture(self.source.read(index), self.source.name(index)), index
+                return decode_image(self.source.read(index), self.source.name(index)), index
             except UserError as error:
                 if not self.skips:
                     raise UserError(f"{error} Leave such pictures out with --data.unreadable skip.") from error
@@ -131,7 +132,7 @@ def collate_pictures(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: [item[key] for item in items] for key in items[0]}
 
 
-def picture_source(images: str) -> PictureSource:
+def image_source(images: str) -> ImageSource:
     """A folder (of pictures, or of tar shards), a ``.txt`` or ``.tsv`` list, an archive, or a pattern of shards.
 
     Args:
@@ -143,17 +144,17 @@ def picture_source(images: str) -> PictureSource:
     path = Path(images)
     if path.is_dir():
         shards = sorted(str(shard) for shard in path.glob("*.tar"))
-        return ShardedPictures(shards) if shards else FolderPictures(images)
+        return ShardedImages(shards) if shards else FolderImages(images)
     if path.suffix in (".txt", ".tsv"):
-        return ListedPictures(images)
+        return ListedImages(images)
     if path.is_file():
-        return ShardedPictures([images])
+        return ShardedImages([images])
     named = [Path(name) for name in expand_braces(images)]
     found = {name: sorted(str(file) for file in name.parent.glob(name.name)) for name in named}
     if absent := [name for name, files in found.items() if not files]:
         raise UserError(f"'{absent[0]}' does not exist. Give a folder, a list (.txt), an archive or a pattern of tar shards.")
     shards = [file for files in found.values() for file in files]
-    return ShardedPictures(shards)
+    return ShardedImages(shards)
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from common.errors import UserError
 from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from datamodules.reading.archives import find_files
 from datamodules.reading.files import Files
-from zerolabel_common import UserError
 
 
 class VOC(OriginalFiles):

@@ -10,16 +10,17 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.errors import UserError
+from common.randomness import run_seed
 from datamodules.base import DataModule, TrainingData
 from datamodules.sampling import TrainingLoader
-from datamodules.vocabulary import Vocabulary
-from zerolabel_common import UserError, run_seed
+from evaluation.vocabulary import Vocabulary
 
 LARGEST_NUMBER = 2**31  # against a few hundred words, the remainder is uniform to one part in ten million
 
 
 class WordMaps(TrainingData):
-    """Grids of random numbers; a method takes them modulo the number of words it asks, see :func:`draw_maps`.
+    """Grids of random numbers; a method takes them modulo the number of words it asks (:mod:`methods.ifseg.word_maps`).
 
     Map i of an epoch follows from (seed, epoch, i) alone: height and width uniform in 1..``largest``, cells independent.
 
@@ -83,15 +84,3 @@ class RandomNumbers(Dataset[dict[str, Tensor]]):
         size = rng.integers(1, self.largest + 1, 2)
         numbers = rng.integers(0, LARGEST_NUMBER, (self.largest, self.largest))
         return {"numbers": torch.from_numpy(numbers), "size": torch.from_numpy(size)}
-
-
-def draw_maps(batch: dict[str, Tensor], words: int, side: int) -> Tensor:
-    """Maps (B, side, side) of word ids: each grid resized to a square by the nearest lower cell, floor(i in / side).
-
-    Drawn at two sides, once as the encoder's input and once as the target, the borders of the same map need not coincide;
-    the reference does the same.
-    """
-    at = torch.arange(side, device=batch["size"].device)
-    rows, columns = (batch["size"][:, axis, None] * at // side for axis in (0, 1))
-    picture = torch.arange(len(rows), device=rows.device)[:, None, None]
-    return batch["numbers"][picture, rows[:, :, None], columns[:, None, :]] % words

@@ -17,13 +17,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import cli
-from datamodules import Shapes, Vocabulary
-from datamodules.pictures import find_pictures
-from datamodules.reading.images import read_picture
-from evaluation import LabelMap, Protocol
-from evaluation.contrast import MeanScoreContrast
-from evaluation.predictions import blend, label_image, summary, with_legend
+from common.drawing import blend, label_image, with_legend
+from common.images import read_image
+from datamodules import Shapes
+from datamodules.pictures import find_images
+from evaluation import LabelMap, Protocol, Vocabulary
 from methods import Segmenter, TrainingFree
+from reporting.contrast import MeanScoreContrast
+from reporting.predictions import summary
 
 OUT = Path("own_pictures")
 FOLDER = OUT / "pictures"  # photographs: the folder that yours are in; leave out the next cell
@@ -41,8 +42,8 @@ for i in range(4):
     Image.fromarray(pixels).resize((4 * pixels.shape[1], 4 * pixels.shape[0])).save(FOLDER / f"scene_{i}.png")
 
 # %%
-files = find_pictures(FOLDER)
-pictures = [read_picture(file) for file in files]  # (3, H, W) uint8, of any sizes, turned as the camera says
+files = find_images(FOLDER)
+pictures = [read_image(file) for file in files]  # (3, H, W) uint8, of any sizes, turned as the camera says
 print(f"{len(pictures)} pictures, the first of {tuple(pictures[0].shape)}")
 
 # %% [markdown]

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.pamr import Pamr
 from evaluation.protocol import Protocol
+from evaluation.refine import Pamr
 from evaluation.windows import WindowScores
 
 Scores = Literal["cosine", "logit", "probability"]

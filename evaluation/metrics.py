@@ -11,9 +11,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from zerolabel_common import UserError
+from common.errors import UserError
 
-NO_PICTURE = -1
+NO_IMAGE = -1
 
 
 class ConfusionMatrix(Metric):
@@ -48,7 +48,7 @@ class ConfusionMatrix(Metric):
             prediction: train ids 0..K-1.
             target: train ids 0..K-1, or ``ignore_index``.
             picture: the picture's position in the dataset, so that two methods can be paired; counted on if None. With
-                ``NO_PICTURE`` it is left out of the per-picture results, so that a process without pictures of its own
+                ``NO_IMAGE`` it is left out of the per-picture results, so that a process without pictures of its own
                 still has something to gather.
 
         Raises:
@@ -73,7 +73,7 @@ class ConfusionMatrix(Metric):
         if len(self.areas):
             areas, pictures = dim_zero_cat(self.areas), dim_zero_cat(self.pictures)
             order = torch.argsort(pictures, stable=True)
-            order = order[pictures[order] != NO_PICTURE]
+            order = order[pictures[order] != NO_IMAGE]
             areas, pictures = areas[order], pictures[order]
         totals = torch.stack([self.matrix.diagonal(), self.matrix.sum(0), self.matrix.sum(1)])
         iou = iou_of(totals)

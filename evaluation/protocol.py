@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from zerolabel_common import UserError, known
+from common.errors import UserError, known
 
 Background = Literal["none", "words", "threshold", "constant"]
 Activation = Literal["softmax", "sigmoid"]
@@ -51,7 +51,7 @@ class Protocol:
         templates: name of a prompt template set.
         ensemble: "unit" normalises each template's embedding before the mean (OpenAI, SCLIP), "raw" only after
             (GroupViT).
-        wording: which list of words to ask, see :class:`datamodules.Vocabulary`.
+        wording: which list of words to ask, see :class:`evaluation.Vocabulary`.
         synonyms: a class takes the "max" over its synonyms' probabilities (SCLIP), or asks their "mean" embedding.
         temperature: what cosines are multiplied with before the activation; calibrated logits are left alone.
         activation: "softmax" over all words asked, or "sigmoid" for each (TCL).

@@ -50,7 +50,7 @@ def resized_side_lengths(height: int, width: int, protocol: Protocol) -> tuple[i
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize_picture(picture_3HW: Tensor, protocol: Protocol) -> Tensor:
+def resize_image(picture_3HW: Tensor, protocol: Protocol) -> Tensor:
     """Bilinear resize without antialiasing (cv2's rule, as in the reference evaluators)."""
     size = resized_side_lengths(picture_3HW.shape[1], picture_3HW.shape[2], protocol)
     return F.interpolate(picture_3HW[None], size, mode="bilinear", align_corners=False)[0]

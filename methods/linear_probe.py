@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.clip import CLIP, EMBEDDED
-from methods.segmenter import Sees, Segmenter
-from zerolabel_common import UserError
+from common.errors import UserError
+from methods.segmenter import Segmenter, Supervision
 
 
 class LinearProbe(Segmenter):
@@ -30,7 +30,7 @@ class LinearProbe(Segmenter):
         window_batch: windows scored at once.
     """
 
-    sees = Sees.MASKS
+    sees = Supervision.MASKS
     scores = "logit"
 
     def __init__(

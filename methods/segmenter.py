@@ -18,18 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.base import Batch, to_unit
-from datamodules.vocabulary import Vocabulary
+from common.batch import Batch, to_unit
+from common.distributed import is_padding_sample
+from common.errors import UserError
+from common.randomness import run_seed
+from evaluation.kept_scores import KeptScores
 from evaluation.label_map import LabelMap, Scores, label_map
-from evaluation.metrics import NO_PICTURE, ConfusionMatrix
-from evaluation.neighbours import average_neighbours
+from evaluation.metrics import NO_IMAGE, ConfusionMatrix
 from evaluation.protocol import Protocol
-from evaluation.score_cache import KeptScores
-from evaluation.windows import WindowScores, resize_picture, score_windows
-from zerolabel_common import UserError, is_repeat, run_seed
+from evaluation.refine import average_neighbours
+from evaluation.vocabulary import Vocabulary
+from evaluation.windows import WindowScores, resize_image, score_windows
 
 
-class Sees(Enum):
+class Supervision(Enum):
     """What a method's own training was allowed to see (its pretrained backbone is named beside it)."""
 
     NOTHING = "nothing"
@@ -71,7 +73,7 @@ class Segmenter(lightning.LightningModule):
         window_batch: windows scored at once; bounds the memory, does not change the result.
     """
 
-    sees: Sees = Sees.NOTHING
+    sees: Supervision = Supervision.NOTHING
     scores: ClassVar[Scores] = "cosine"
     figure: Path | None = None
 
@@ -96,7 +98,7 @@ class Segmenter(lightning.LightningModule):
         """Scores (B, Q, h, w) of images (B, 3, H, W) in [0, 1]."""
         raise NotImplementedError
 
-    def cell_features(self, images: Tensor) -> Tensor:
+    def patch_features(self, images: Tensor) -> Tensor:
         """Features (B, C, h, w) by which cells are alike, on the scores' grid; for the protocol's ``neighbours``."""
         raise UserError(f"{type(self).__name__} has no features to find a cell's neighbours by; set refine to none or pamr.")
 
@@ -131,7 +133,7 @@ class Segmenter(lightning.LightningModule):
     @torch.inference_mode()
     @evaluating
     def _look(self, images: list[Tensor]) -> list[tuple[Tensor, WindowScores]]:
-        resized = [resize_picture(image, self.protocol) for image in images]
+        resized = [resize_image(image, self.protocol) for image in images]
         return list(zip(resized, score_windows(self.score_window, resized, self.protocol, self.window_batch), strict=True))
 
     @torch.inference_mode()
@@ -158,7 +160,7 @@ class Segmenter(lightning.LightningModule):
         if self.protocol.refine == "neighbours":
             temperature = self.protocol.temperature if self.scores == "cosine" else 1.0
             probabilities = scores if self.scores == "probability" else torch.softmax(temperature * scores, 1)
-            features = self.cell_features(images)
+            features = self.patch_features(images)
             scores = average_neighbours(probabilities, features, self.protocol.neighbours, self.protocol.neighbour_steps)
         return scores
 
@@ -172,7 +174,7 @@ class Segmenter(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """The zero-label firewall; and what a step draws depends on its place alone, so that a run can go on anywhere."""
-        if self.sees is not Sees.MASKS and holds_mask(batch):
+        if self.sees is not Supervision.MASKS and holds_mask(batch):
             raise UserError(f"a training batch of {type(self).__name__} holds a mask; no label may reach training.")
         place = [run_seed(), self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
@@ -211,8 +213,8 @@ class Segmenter(lightning.LightningModule):
     def _score(self, batch: Batch) -> list[LabelMap]:
         predicted = self.segment(batch["image"])
         for map_, mask, name, index in zip(predicted, batch["mask"], batch["name"], batch["index"], strict=True):
-            if is_repeat(index):
-                mask, index = torch.full_like(mask, self.vocabulary.ignore_index), NO_PICTURE
+            if is_padding_sample(index):
+                mask, index = torch.full_like(mask, self.vocabulary.ignore_index), NO_IMAGE
             try:
                 self._metric.update(map_.labels, mask, index)
             except UserError as error:

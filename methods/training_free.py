@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backbones.attention import rule_named
 from backbones.clip import CLIP, EMBEDDED
-from methods.segmenter import Sees, Segmenter
+from methods.segmenter import Segmenter, Supervision
 
 SURGERY_SHARPNESS = 2.0  # of the class weights; hard-coded in the published code
 
@@ -30,7 +30,7 @@ class TrainingFree(Segmenter):
         window_batch: windows scored at once.
     """
 
-    sees = Sees.NOTHING
+    sees = Supervision.NOTHING
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class TrainingFree(Segmenter):
         scores = torch.einsum("bchw,qc->bqhw", dense, self.text_QC)
         return scores if pooled is None else feature_surgery(scores, pooled @ self.text_QC.T)
 
-    def cell_features(self, images: Tensor) -> Tensor:
+    def patch_features(self, images: Tensor) -> Tensor:
         """CLIP's dense embeddings under the rule."""
         return self.backbone.tokens(images, self.rule_name, self.protocol.position_resize)[1]
 

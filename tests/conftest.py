@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-import torchvision_compat  # noqa: F401  (must come before anything that imports torchvision)
-
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
+
+import common.compat  # noqa: F401  (must come before what imports torchvision)
 
 import pytest
 import torch

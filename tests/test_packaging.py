@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
-import evaluation.cells
+import reporting.result
+from common import __version__
+from common.files import shipped
 from tests.conftest import ROOT
-from zerolabel_common import __version__, shipped
 
 BUILD = """
 import sys
 from setuptools import build_meta
 build_meta.build_sdist(sys.argv[1])
 """
-PACKAGES = ("backbones", "configs", "datamodules", "evaluation", "methods")
+PACKAGES = ("backbones", "commands", "common", "configs", "datamodules", "evaluation", "methods", "reporting")
 
 
 def in_folder(folder: Path, *command: str, **variables: str) -> str:
@@ -92,16 +93,16 @@ def test_the_wheel_holds_all_modules_and_their_data(installed: Path) -> None:
 def test_the_installed_wheel_works_in_any_folder(installed: Path, tmp_path: Path) -> None:
     """In one process, for importing torch takes seconds: list, a test with a shipped config, the default comparison's plan."""
     code = """
-import cli, zerolabel_compare
+import cli, commands.compare
 from pathlib import Path
-from evaluation.plan import read_plan
-from zerolabel_common import shipped
+from reporting.plan import read_plan
+from common.files import shipped
 assert Path(cli.__file__).parent == Path(TARGET), cli.__file__
 assert cli.main(["list"]) == 0
 options = ["--data.pictures=2", "--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 assert cli.main(["test", "--config", "configs/training_free/sclip.yaml", *options]) == 0
-plan = read_plan(Path(shipped("configs/compare/shapes.yaml")), zerolabel_compare.parse_plan)
-assert [type(zerolabel_compare.CommandLineBuilder().method(m, 0)[0]).__name__ for m in plan.methods[:2]] == ["TrainingFree"] * 2
+plan = read_plan(Path(shipped("configs/compare/shapes.yaml")), commands.compare.parse_plan)
+assert [type(commands.compare.CommandLineBuilder().method(m, 0)[0]).__name__ for m in plan.methods[:2]] == ["TrainingFree"] * 2
 """
     printed = in_folder(tmp_path, "-c", code.replace("TARGET", repr(str(installed))), PYTHONPATH=str(installed))
     assert "TrainingFree" in printed
@@ -124,12 +125,12 @@ def test_shipped_names_are_found_and_own_files_win(tmp_path: Path, monkeypatch: 
 def test_another_repository_around_it_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A virtual environment inside somebody's repository, and a machine without git."""
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    monkeypatch.setattr(evaluation.cells, "ROOT", tmp_path / "site-packages")
-    assert evaluation.cells._commit() == f"release {__version__}"
-    monkeypatch.setattr(evaluation.cells, "ROOT", tmp_path)
-    assert evaluation.cells._commit() == "unknown"
+    monkeypatch.setattr(reporting.result, "ROOT", tmp_path / "site-packages")
+    assert reporting.result._commit() == f"release {__version__}"
+    monkeypatch.setattr(reporting.result, "ROOT", tmp_path)
+    assert reporting.result._commit() == "unknown"
     monkeypatch.setenv("PATH", "")
-    assert evaluation.cells._commit() == f"release {__version__}"
+    assert reporting.result._commit() == f"release {__version__}"
 
 
 def test_the_container_copies_what_is_there() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zerolabel_common import known
+from common.errors import known
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from zerolabel_common import UserError, atomic_path
+from common.errors import UserError
+from common.files import atomic_path
 
 ALLOWED = {
     ("collections", "OrderedDict"): collections.OrderedDict,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from backbones.ofa.model import OFA
 from backbones.ofa.tokenizer import OFATokenizer
-from zerolabel_common import UserError
+from common.errors import UserError
 
 EMBEDDED = "embedded"
 FOLDER = Path(__file__).parents[1] / "checkpoints"

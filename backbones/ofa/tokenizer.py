@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from backbones.ofa.config import BOS, EOS, PAD, UNK
-from zerolabel_common import UserError
+from common.errors import UserError
 
 SPECIAL = {"<s>": BOS, "<pad>": PAD, "</s>": EOS, "<unk>": UNK}
 

@@ -10,8 +10,8 @@ import json
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from backbones.clip import CHECKPOINTS
-from datamodules.shapes import OPENINGS
-from datamodules.shapes_world import WORLD_NAMES
+from datamodules.shapes.datamodule import OPENINGS
+from datamodules.shapes.world import WORLD_NAMES
 
 words = " ".join([*WORLD_NAMES, *(opening.format("") for opening in OPENINGS), "and"])
 tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))

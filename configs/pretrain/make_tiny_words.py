@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from datamodules import shapes_world as world
-from datamodules.shapes_questions import BINS, INSTRUCTIONS
+from datamodules.shapes import world
+from datamodules.shapes.questions import BINS, INSTRUCTIONS
 
 PROMPT = "what is the segmentation map of the image? object: unknown"
 PIECES = Regex(r"<\w+>|\w+|[^\w\s]")

@@ -15,8 +15,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from datamodules.reading.files import Files
-from zerolabel_common import UserError
 
 OPEN_ARCHIVES = 64  # tar shards and archives whose index is kept
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from zerolabel_common import atomic_path, writable_folder
+from common.files import atomic_path, writable_folder
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from zerolabel_common import UserError
+from common.files import read_bytes
 
 
 class Files:
@@ -38,17 +38,3 @@ class Files:
     def path(self, name: str) -> str:
         """The file's name for people."""
         return str(Path(self.where, name))
-
-
-def read_bytes(path: Path | str) -> bytes:
-    """The content of a file.
-
-    Raises:
-        UserError: missing or unreadable.
-    """
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"'{path}' does not exist.") from error
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error

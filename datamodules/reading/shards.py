@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
+from common.files import atomic_path, cache_folder
 from datamodules.reading.archives import OPEN_ARCHIVES, TarArchive, ZipArchive, open_archive
 from datamodules.reading.convert import run_all
-from datamodules.reading.sources import PictureSource, is_picture
-from zerolabel_common import UserError, atomic_path, cache_folder
+from datamodules.reading.sources import ImageSource, is_picture
 
 
-class ShardedPictures(PictureSource):
+class ShardedImages(ImageSource):
     """Tar shards as img2dataset and webdataset write them (``KEY.jpg`` with ``KEY.txt``), or any zip or tar of pictures.
 
     How many pictures a shard holds is read from ``SHARD_stats.json`` where img2dataset left one; other shards are listed
@@ -67,7 +68,7 @@ def pictures_in(archive: ZipArchive | TarArchive) -> list[str]:
 
 
 def count_pictures(paths: list[str]) -> list[int]:
-    """Pictures in each shard; see :class:`ShardedPictures`."""
+    """Pictures in each shard; see :class:`ShardedImages`."""
     counts = [stated_count(path) for path in paths]
     unknown = [path for path, count in zip(paths, counts, strict=True) if count is None]
     keys = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path in unknown for stat in [Path(path).stat()]]

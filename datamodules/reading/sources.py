@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.reading.files import read_bytes
-from datamodules.reading.images import SUFFIXES
-from zerolabel_common import UserError
+from common.errors import UserError
+from common.files import read_bytes
+from common.images import SUFFIXES
 
 LABEL_FOLDER = re.compile(r"Segmentation(Class|Object).*|annotations|stuffthingmaps.*|panoptic_.*|labels|masks|gtFine")
 
 
-class PictureSource(ABC):
+class ImageSource(ABC):
     """Pictures by number.
 
     Attributes:
@@ -47,7 +47,7 @@ class PictureSource(ABC):
         """What was said of the picture; "" where nothing was."""
 
 
-class ListedPictures(PictureSource):
+class ListedImages(ImageSource):
     """A text file with a picture per line, relative to the list's folder, and its caption after a tab if there is one.
 
     Args:
@@ -85,7 +85,7 @@ class ListedPictures(PictureSource):
         return next(iter(self._columns(index)[1:]), "")
 
 
-class FolderPictures(ListedPictures):
+class FolderImages(ListedImages):
     """All pictures below a folder in sorted order, except those in folders of labels; captions in ``.txt`` files beside.
 
     Only directories are listed, nothing is opened.

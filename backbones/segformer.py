@@ -1,0 +1,70 @@
+"""Segmentation networks of maintained libraries, as pictures in [0, 1] -> pixel features at a stride."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.segmentation import deeplabv3_resnet50
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from common.errors import UserError, known
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SEGFORMERS: dict[str, dict[str, Any]] = {
+    "segformer_embedded": {
+        "depths": [1, 1, 1, 1],
+        "hidden_sizes": [32, 48, 64, 96],
+        "num_attention_heads": [1, 1, 2, 3],
+        "sr_ratios": [4, 2, 1, 1],
+        "mlp_ratios": [2, 2, 2, 2],
+        "decoder_hidden_size": 96,
+    },
+    "segformer_b0": {},  # transformers' defaults
+}
+NETWORKS = (*SEGFORMERS, "deeplab_r50")
+
+
+class SegFormer(nn.Module):
+    """See the module.
+
+    Args:
+        name: one of ``NETWORKS``.
+        channels: of the output.
+        weights: of the encoder, ``nvidia/mit-b0`` or a folder (SegFormer); None for random ones.
+        revision: commit of the repository.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, channels: int, weights: str | None = None, revision: str | None = None) -> None:
+        super().__init__()
+        known("segmentation network", name, NETWORKS)
+        if name == "deeplab_r50":
+            if weights is not None:
+                raise UserError(f"network weights '{weights}': deeplab_r50 starts from random ones here; choose segformer_b0.")
+            self.network: Any = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=channels)
+        elif weights is None:
+            self.network = SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMERS[name] | {"num_labels": channels}))
+        else:
+            self.network = _published(weights, revision, channels)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, channels, h, w), h = H / 4 for a SegFormer, H for DeepLab."""
+        found = self.network((images - self.mean) / self.std)
+        out: Tensor = found["out"] if isinstance(found, dict) and "out" in found else found.logits
+        return out
+
+
+def _published(weights: str, revision: str | None, channels: int) -> Any:
+    try:
+        return SegformerForSemanticSegmentation.from_pretrained(
+            weights, revision=revision or "main", num_labels=channels, use_safetensors=True
+        )
+    except Exception as error:
+        raise UserError(f"network weights '{weights}' cannot be loaded: {str(error).splitlines()[0][:200]}") from error

@@ -1,0 +1,87 @@
+"""The compare command: makes a comparison's methods and benchmarks as the command line would, and runs it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import common.compat  # noqa: F401  (must come before lightning)
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+import datamodules
+from commands.errors import plain_errors
+from commands.lightning import build, checkpoint_defaults, quiet
+from common.errors import UserError, known
+from common.files import shipped
+from reporting.comparison import compare, strategy, writes
+from reporting.plan import BenchmarkEntry, Comparison, MethodEntry, read_plan
+
+
+class CommandLineBuilder:
+    """Makes a comparison's methods and benchmarks as the command line would (:class:`reporting.comparison.Builder`)."""
+
+    def __init__(self, devices: int = 1) -> None:
+        self.devices = devices
+
+    def method(self, entry: MethodEntry, seed: int, words_of: BenchmarkEntry | None = None) -> tuple[Any, Any, Any]:
+        options = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in entry.set.items()]
+        training = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", f"--seed_everything={seed}"]
+        training += [f"--trainer.devices={self.devices}", f"--trainer.strategy={strategy(self.devices)}"]
+        if words_of is not None:
+            options.append(f"--data.scored_on={json.dumps({'class_path': words_of.data, 'init_args': words_of.options})}")
+        defaults: list[str] = []
+        with tempfile.TemporaryDirectory() as folder:
+            if entry.checkpoint is not None:
+                defaults = checkpoint_defaults(["--ckpt_path", entry.checkpoint], Path(folder))
+            cli = build([*defaults, "--config", entry.config, *options, *training])
+        if entry.checkpoint is not None:
+            load_checkpoint(cli.model, entry.checkpoint)
+        return cli.model, cli.datamodule, cli.trainer
+
+    def data(self, entry: BenchmarkEntry) -> Any:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(datamodules.DataModule, "data")
+        with plain_errors():
+            known("datamodule", entry.data, datamodules.DATAMODULES)
+            content = {"data": {"class_path": entry.data, "init_args": entry.options}}
+            return parser.instantiate_classes(parser.parse_object(content)).data
+
+
+def run(arguments: list[str]) -> int:
+    """The compare command."""
+    quiet()
+    parser = ArgumentParser(prog="zerolabel compare", description=compare.__doc__, exit_on_error=False)
+    parser.add_argument("--config", "-c", default="configs/compare/shapes.yaml", help="methods, benchmarks, seeds")
+    parser.add_argument("--output", "-o", default="results", help="folder of tables, report and cells")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) that share each fit and each test")
+    with plain_errors():
+        options = parser.parse_args(arguments)
+        plan = read_plan(Path(shipped(options.config)), parse_plan)
+    output = Path(options.output)
+    compare(plan, output, CommandLineBuilder(options.devices), options.devices)
+    if not writes():
+        return 0
+    print("\n" + (output / "results.md").read_text(encoding="utf-8"))
+    print(f"report: {output / 'report.html'}; tables: results.csv, results.md, results.tex, per_class.csv in {output}")
+    return 0
+
+
+def parse_plan(path: Path) -> Comparison:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Comparison, "plan")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan: Comparison = parser.instantiate_classes(parser.parse_object({"plan": content})).plan
+    return plan
+
+
+def load_checkpoint(model: Any, path: str) -> None:
+    """Loads weights only; raises UserError for the checkpoint of another model."""
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"checkpoint '{path}' is of another model: {' '.join(str(error).split())[:300]}") from error

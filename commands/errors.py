@@ -1,0 +1,76 @@
+"""What libraries say of the user's input and of a run that broke, in one line (:class:`common.errors.UserError`)."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import common.compat  # noqa: F401  (must come before lightning)
+
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+import datamodules
+import methods
+from common.errors import UserError, known
+
+LOADER_ENDED = (
+    "a loader process ended ({}), most often for want of memory. Go on with --ckpt_path last, and fewer of them: "
+    "--data.num_workers 0."
+)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns jsonargparse's and torch's messages about the user's input into one line."""
+    try:
+        yield
+    except (ArgumentError, ValueError) as error:
+        cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
+        if cause is None and not isinstance(error, ArgumentError):
+            raise
+        raise cause or UserError(explain(str(error))) from error
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())[:500]) from error
+    except RuntimeError as error:
+        if (told := explain_runtime_error(str(error))) is None:
+            raise
+        raise UserError(told) from error
+    except (OSError, EOFError) as error:  # a batch that a dead loader process was to hand over
+        if not any(frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        raise UserError(LOADER_ENDED.format(error)) from error
+
+
+def explain_runtime_error(message: str) -> str | None:
+    """One line for what torch says of checkpoints, loader processes and other ranks; None for anything else."""
+    text = " ".join(message.split()).partition(" This is typically")[0][:300]
+    if "loading state_dict" in message:
+        return f"the checkpoint is of another model: {text}"
+    if "DataLoader worker" in message and ("killed" in message or "exited unexpectedly" in message):
+        return LOADER_ENDED.format(text)
+    if any(sign in message for sign in ("Connection closed by peer", "Connection reset by peer", "NCCL error", "Broken pipe")):
+        return f"another process of this run ended ({text}). Its own message says why; go on with --ckpt_path last."
+    return None
+
+
+def explain(message: str) -> str:
+    """One line of jsonargparse's message; an unknown class is answered with the known ones."""
+    key = re.search(r'[Pp]arser key "(?:plan\.)?(\w+)', message)
+    name = re.search(r"Expected a dot import path string: (\w+)", message)
+    if key and name and key[1] in ("model", "data"):
+        kind, names = ("method", methods.METHODS) if key[1] == "model" else ("datamodule", datamodules.DATAMODULES)
+        known(kind, name[1], names)
+    noise = ("Expected a <class 'NoneType'>", "Subtypes:", "Given value", "Does not validate", "Errors:", "Expected a path but")
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(noise))[:500]
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found

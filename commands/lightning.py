@@ -1,0 +1,215 @@
+"""fit, validate, test, predict: LightningCLI in subclass mode, with four differences.
+
+1. The hyper-parameters of ``--ckpt_path`` are defaults *below* the configs and the command line (Lightning lets them
+   win silently). 2. Each subcommand keeps its own ``config_<subcommand>.yaml`` in a folder per run. 3. Mistakes answer
+   with one line and the known names. 4. ``predict`` has short options for pictures, classes and output.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import common.compat  # noqa: F401  (must come before lightning)
+
+import torch
+import yaml
+from lightning import LightningModule
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+import datamodules
+import methods
+from commands.errors import plain_errors
+from common.arguments import option_pairs
+from common.errors import UserError
+from common.files import shipped, writable_folder
+from reporting.checkpoints import AtomicCheckpointIO, default_checkpoints, last_checkpoint
+from reporting.predictions import SavePredictions
+from reporting.recorder import SaveResults
+from reporting.run_config import SaveRun, new_folder, prepare_wandb
+
+CONFIG_OPTIONS = ("--config", "-c")
+METHODS = methods.METHODS  # imports them, so that their class names are known
+PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
+--output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
+"""
+
+
+class ZeroLabelCLI(LightningCLI):
+    """The command line of all methods and datamodules, by their class names."""
+
+    def __init__(self, arguments: list[str], run: bool = True) -> None:
+        super().__init__(
+            methods.Segmenter,
+            datamodules.DataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveRun,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"default_root_dir": "runs", "accelerator": "auto"},
+            parser_kwargs={"exit_on_error": False},
+            args=arguments,
+            run=run,
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: :func:`run` has put the checkpoint's hyper-parameters below the other sources."""
+
+    def before_instantiate_classes(self) -> None:
+        """One folder per run, unless the user chose a logger; ``--ckpt_path last`` is the newest checkpoint of them all."""
+        if self.subcommand is None:
+            return
+        config = self.config[self.subcommand]
+        trainer = config.trainer
+        root = writable_folder(trainer.default_root_dir)
+        if config.ckpt_path == "last":
+            config.ckpt_path = last = last_checkpoint(root)
+            print(f"going on from '{last}'" if last else f"no checkpoint under '{root}' yet: starting anew", flush=True)
+        if self.subcommand == "predict":
+            trainer.logger = False
+        elif trainer.logger in (None, True):
+            trainer.logger = {
+                "class_path": f"{CSVLogger.__module__}.CSVLogger",
+                "init_args": {"save_dir": str(root), "name": "", "version": new_folder(root, self.subcommand)},
+            }
+        else:
+            for logger in _several(trainer.logger):
+                if logger.class_path.endswith("WandbLogger"):
+                    prepare_wandb(logger.init_args, root)
+
+    def after_instantiate_classes(self) -> None:
+        """``fit`` needs a method that learns."""
+        if self.subcommand == "fit" and type(self.model).training_step is LightningModule.training_step:
+            raise UserError(f"{type(self.model).__name__} needs no training; use test, predict or compare.")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Adds what writes the results; it is no option of the user's."""
+        self.predictions: SavePredictions | None = None
+        if self.subcommand == "predict":
+            self.predictions = SavePredictions(Path(self.config.predict.trainer.default_root_dir))
+        own: list[Any] = [self.predictions or SaveResults()] if self.subcommand is not None else []
+        if self.subcommand == "fit":
+            chosen = self.config.fit.trainer
+            if chosen.enable_checkpointing is not False and not _has_checkpoints(chosen.callbacks):
+                own += default_checkpoints()
+            kwargs["plugins"] = [*_several(self._get(self.config_init, "trainer")["plugins"]), AtomicCheckpointIO()]
+        self.trainer_defaults["callbacks"] = own
+        return super().instantiate_trainer(**kwargs)
+
+
+def _several(chosen: Any) -> list[Any]:
+    """A list of what the user gave: none, one or several."""
+    return chosen if isinstance(chosen, list) else [chosen] if chosen else []
+
+
+def _has_checkpoints(callbacks: Any) -> bool:
+    return any(callback.class_path.endswith(("Checkpoint", ".PeriodicCheckpoint")) for callback in _several(callbacks))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs ``[subcommand, options ...]``; returns the exit code."""
+    quiet()
+    subcommand, options = arguments[0], arguments[1:]
+    if subcommand == "predict":
+        if {"-h", "--help"} & set(options):
+            print(PREDICT_HELP)
+        options = [*expand_predict_options(options), "--return_predictions=false"]  # they are on disk
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            cli = build([subcommand, *checkpoint_defaults(options, Path(folder)), *options], run=True)
+    except SIGTERMException:
+        print("stopped by SIGTERM; go on with --ckpt_path last", file=sys.stderr, flush=True)
+        return 128 + signal.SIGTERM
+    if subcommand == "predict" and cli.model.hparams.get("pretrained") == "embedded":
+        print("note: the embedded model has only seen coloured shapes; on photographs its labels are wrong. For real pictures")
+        print("      add --config configs/backbones/clip_vit_b16.yaml, or another --model.clip and --model.pretrained.")
+    return 2 if cli.predictions is not None and cli.predictions.failed else 0
+
+
+def build(arguments: list[str], run: bool = False) -> ZeroLabelCLI:
+    """Parses and instantiates (and, with ``run``, runs), with every mistake of the user as a :class:`UserError`."""
+    with plain_errors():
+        return ZeroLabelCLI(with_shipped_configs(arguments), run=run)
+
+
+def with_shipped_configs(arguments: list[str]) -> list[str]:
+    """The arguments with every ``--config configs/...`` that is not here replaced by the shipped one."""
+    found = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, equals, value = argument.partition("=")
+        if before in CONFIG_OPTIONS:
+            argument = shipped(argument)
+        elif equals and name in CONFIG_OPTIONS:
+            argument = f"{name}={shipped(value)}"
+        found.append(argument)
+    return found
+
+
+def expand_predict_options(options: list[str]) -> list[str]:
+    """Turns ``--images``, ``--classes``, ``--output`` into LightningCLI options at the end, where they win."""
+    short = {"--images": "--data.images", "--classes": "--data.classes", "--output": "--trainer.default_root_dir"}
+    kept, expanded = [], []
+    remaining = iter(options)
+    for option in remaining:
+        name, equals, value = option.partition("=")
+        if name not in short:
+            kept.append(option)
+            continue
+        if not equals and (value := next(remaining, "")) == "":
+            raise UserError(f"{name} needs a value.")
+        expanded.append(f"{short[name]}={value}")
+    uses_pictures = any(e.startswith("--data.") for e in expanded)
+    return kept + (["--data=Pictures"] if uses_pictures else []) + expanded
+
+
+def checkpoint_defaults(options: list[str], folder: Path) -> list[str]:
+    """``["--config", file]`` with the hyper-parameters of ``--ckpt_path``, to be put before all other options.
+
+    Raises:
+        UserError: no such file, or not a checkpoint.
+    """
+    path = next((value for option, value in option_pairs(options) if option == "--ckpt_path"), None)
+    if path is None or path in ("last", "best", "hpc", "registry", "null"):
+        return []
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint '{path}' does not exist.")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        hyper_parameters = dict(checkpoint["hyper_parameters"])
+    except Exception as error:
+        raise UserError(f"checkpoint '{path}' cannot be read: {str(error).splitlines()[0][:200]}") from error
+    class_path = hyper_parameters.pop("_class_path", None)
+    hyper_parameters = {k: v for k, v in hyper_parameters.items() if not k.startswith("_")}
+    if class_path is None:
+        return []
+    file = folder / "hyper_parameters.yaml"
+    file.write_text(yaml.safe_dump({"model": {"class_path": class_path, "init_args": hyper_parameters}}))
+    return ["--config", str(file)]
+
+
+def quiet() -> None:
+    """Hides Lightning's advertisements and warnings that are not about the user's run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # the loaders here are sized for the machine
+        ".*args parameter is intended to run from within Python.*",  # it is how main() hands them on
+        ".*not supported by the model summary.*",
+        ".*module\\(s\\) in eval mode.*",  # frozen backbones are
+        "The dirpath has changed from.*",  # each run has its folder, also one that goes on
+        ".*callbacks used to create the checkpoint need to be provided.*",  # a test does not write any
+        ".*smaller than the logging interval.*",
+        ".*across ranks is zero.*",  # fit without a benchmark has nothing to validate
+        ".*LeafSpec.*",  # lightning 2.6 on torch 2.13
+        ".*deprecated.*jsonargparse.*",
+        ".*`isinstance\\(treespec.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse|lightning")

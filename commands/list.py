@@ -1,0 +1,27 @@
+"""The list command: what zerolabel knows, by kind."""
+
+from __future__ import annotations
+
+import datamodules
+import methods
+from backbones.attention import RULES
+from common.errors import known
+from evaluation import Protocol, Vocabulary
+
+KINDS = ("methods", "rules", "datamodules", "vocabularies", "protocols")
+
+
+def run(arguments: list[str]) -> int:
+    """Lists one kind, or all."""
+    kinds = {
+        "methods": {name: f"sees {cls.sees.value}" for name, cls in methods.METHODS.items()},
+        "rules": dict.fromkeys(RULES, "attention rule of TrainingFree"),
+        "datamodules": {name: (cls.__doc__ or "").split("\n")[0] for name, cls in datamodules.DATAMODULES.items()},
+        "vocabularies": {n: Vocabulary.load(n).title for n in Vocabulary.known_names()},
+        "protocols": {n: "; ".join(Protocol.preset(n).describe()[:1]) for n in Protocol.known_presets()},
+    }
+    for kind in [known("kind", arguments[0], kinds)] if arguments else kinds:
+        print(f"{kind}:")
+        for name, text in kinds[kind].items():
+            print(f"  {name:<20} {text}")
+    return 0

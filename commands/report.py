@@ -1,0 +1,41 @@
+"""The report command: tables and one page from any runs."""
+
+from __future__ import annotations
+
+import common.compat  # noqa: F401  (must come before lightning)
+
+from jsonargparse import ArgumentParser
+
+from commands.errors import plain_errors
+from commands.lightning import quiet
+from common.files import writable_folder
+from reporting.page import write_label_maps, write_report
+from reporting.plan import BenchmarkEntry, Comparison
+from reporting.runs import read_runs
+from reporting.tables import write_tables
+
+PICTURES = 4
+
+
+def run(arguments: list[str]) -> int:
+    """Writes the tables and the page of a comparison for runs that were made one by one."""
+    quiet()
+    parser = ArgumentParser(prog="zerolabel report", description=run.__doc__, exit_on_error=False)
+    parser.add_argument("runs", nargs="+", help="run folders, outputs of compare, or folders of such; NAME=FOLDER names one")
+    parser.add_argument("--output", "-o", default="report", help="folder of the tables and report.html")
+    parser.add_argument("--title", default="Runs", help="of the page")
+    with plain_errors():
+        options = parser.parse_args(arguments)
+    output = writable_folder(options.output)
+    runs = read_runs(options.runs)
+    cells = [cell for run in runs for cell in run.cells]
+    shown = {cell.row["benchmark"]: BenchmarkEntry(cell.row["benchmark"], "", cell.row["protocol"]) for cell in cells}
+    contrast = all(cell.row["mean_score_contrast"] is not None for cell in cells)
+    plan = Comparison(options.title, [], list(shown.values()), pictures=PICTURES, contrast=contrast)
+    if cells:
+        write_tables(cells, plan, output)
+        write_label_maps(cells, output)
+        print((output / "results.md").read_text(encoding="utf-8"))
+    write_report(cells, plan, output, runs)
+    print(f"{len(runs)} runs; report: {output / 'report.html'}")
+    return 0

@@ -1,0 +1,36 @@
+"""What travels from datamodules to methods: raw images of any sizes, in lists; only benchmark batches hold masks."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+
+class Item(TypedDict, total=False):
+    """One picture: ``image`` (3, H, W) uint8 RGB; ``mask`` (H, W) uint8 train ids, benchmarks only."""
+
+    image: Tensor
+    mask: Tensor
+    name: str
+    index: int
+    error: str  # in predict: why the picture could not be read; image is then missing
+
+
+class Batch(TypedDict, total=False):
+    """Items as lists, so that pictures of any sizes share a batch without padding.
+
+    ``image`` is uint8 as it leaves the workers and float32 in [0, 1] as it reaches a method.
+    """
+
+    image: list[Tensor]
+    mask: list[Tensor]
+    name: list[str]
+    index: list[int]
+    error: list[str]
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """uint8 -> float32 in [0, 1]; floats, and None for a picture that could not be read, stay."""
+    return image.float().div_(255) if image is not None and image.dtype == torch.uint8 else image

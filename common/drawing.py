@@ -1,0 +1,64 @@
+"""Label maps as pictures: indexed PNGs, overlays, legends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+
+def label_image(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
+    """Mode P image whose values are train ids; 255 is white."""
+    image = Image.fromarray(labels)
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[: len(palette)] = palette
+    image.putpalette(colours.tobytes())
+    return image
+
+
+def blend(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
+    """The picture in grey under its classes' colours, with white lines between classes."""
+    colours = np.concatenate([palette, np.full((256 - len(palette), 3), 255, np.uint8)])
+    mixed = (0.4 * pixels.mean(-1, keepdims=True) + 0.6 * colours[labels]).astype(np.uint8)
+    edge = np.zeros(labels.shape, bool)
+    edge[1:] |= labels[1:] != labels[:-1]
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    mixed[edge] = 255
+    return Image.fromarray(mixed)
+
+
+def with_legend(picture: Image.Image, labels: NDArray[np.uint8], vocabulary: Any) -> Image.Image:
+    """Adds the classes found, largest first, below the picture; a small picture is enlarged so that text fits."""
+    if picture.width < 320:
+        scale = -(-320 // picture.width)
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    size = max(13, picture.width // 45)
+    font = ImageFont.load_default(size)
+    line, box = int(size * 1.6), size
+    counts = np.bincount(labels.ravel(), minlength=256)
+    found = [k for k in np.argsort(-counts[: vocabulary.num_classes], kind="stable") if counts[k]]
+    entries = [(k, f"{vocabulary.names[k]} {100 * counts[k] / labels.size:.0f}%") for k in found]
+    places, x, y = [], 6, 4
+    for k, text in entries:
+        width = box + 6 + int(font.getlength(text)) + 16
+        if x + width > picture.width and x > 6:
+            x, y = 6, y + line
+        places.append((x, y, k, text))
+        x += width
+    canvas = Image.new("RGB", (picture.width, picture.height + y + line), "white")
+    canvas.paste(picture)
+    draw = ImageDraw.Draw(canvas)
+    for x, y, k, text in places:
+        top = picture.height + y
+        draw.rectangle((x, top, x + box, top + box), fill=tuple(vocabulary.palette[k]), outline="grey")
+        draw.text((x + box + 6, top - 1), text, fill="black", font=font)
+    return canvas
+
+
+def token_colours() -> NDArray[np.uint8]:
+    """64 colours (64, 3) in which segment tokens are told apart."""
+    hues = (np.arange(64) * 0.618034) % 1
+    wheel = np.clip(np.abs((hues[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    return (255 * (0.25 + 0.75 * wheel)).astype(np.uint8)

@@ -1,0 +1,29 @@
+"""The one error that is meant for users, and answers to names that nobody knows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: one line that names the thing, the value and the way out. Exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        """A loader worker's error arrives as its whole traceback, of which the last line is the message."""
+        in_worker = message.startswith("Caught UserError in DataLoader worker")
+        super().__init__(message.rstrip().rpartition("UserError: ")[2] if in_worker else message)
+
+
+def known(kind: str, value: str, names: Iterable[str]) -> str:
+    """Returns ``value`` if it is one of ``names``.
+
+    Raises:
+        UserError: otherwise, naming the nearest and all known names.
+    """
+    names = sorted(names)
+    if value in names:
+        return value
+    near = difflib.get_close_matches(value, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UserError(f"unknown {kind} '{value}'.{hint} Known: {', '.join(names)}.")

@@ -1,0 +1,82 @@
+"""Where files lie, and how they are written: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import UserError
+
+ROOT = Path(__file__).parents[1]  # the checkout, or the folder that a wheel was installed into
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that replaces it only if the block succeeds.
+
+    Raises:
+        UserError: if the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}. Choose another output folder.") from error
+    try:
+        yield Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror or error}. Nothing was replaced.") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def writable_folder(path: Path | str) -> Path:
+    """Makes the folder and proves that a file can be written in it.
+
+    Raises:
+        UserError: if it cannot be made or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"output folder '{path}' is not writable: {error.strerror}. Choose another one.") from error
+    return path
+
+
+def cache_folder(*parts: str) -> Path:
+    """``$ZEROLABEL_CACHE`` (default ``~/.cache/zerolabel``) and ``parts``; not created."""
+    root = os.environ.get("ZEROLABEL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "zerolabel"
+    return Path(root).expanduser().joinpath(*parts)
+
+
+def shipped(path: str) -> str:
+    """``path`` if it is there, else the shipped ``configs/...`` of that name: an installed zerolabel works in any folder."""
+    beside_the_code = ROOT / path
+    usable = Path(path).parts[:1] == ("configs",) and not Path(path).exists() and beside_the_code.is_file()
+    return str(beside_the_code) if usable else path
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"'{path}' does not exist.") from error
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error

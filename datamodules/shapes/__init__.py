@@ -1,0 +1,1 @@
+"""The embedded benchmark: a world drawn from a formula, its captions, questions and masks."""

@@ -1,0 +1,67 @@
+"""Refinement of class maps: along the edges of the image (PAMR), or among similar patches (IFSeg).
+
+PAMR is pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020).
+
+The affinity of a pixel u to a neighbour v is softmax over its neighbours of mean_channels(-|I_u - I_v| / (0.1 sigma_u)),
+sigma the standard deviation over the neighbourhood, with eight neighbours per dilation and replicated borders. One
+iteration replaces a map by its affinity-weighted neighbours. The step is linear in the map, so classes can be refined
+a chunk at a time.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evaluation.protocol import Protocol
+
+_OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+
+
+class Pamr:
+    """Refines maps (q, R, S) of the picture (3, R, S) in [0, 1] that it was made for."""
+
+    def __init__(self, picture_3RS: Tensor, protocol: Protocol) -> None:
+        self.dilations = protocol.pamr_dilations
+        self.iterations = protocol.pamr_iterations
+        neighbours_3nRS = self._neighbours(picture_3RS)
+        centre = picture_3RS[:, None]
+        # sigma over the neighbours and, once per dilation, the pixel itself
+        samples = torch.cat([neighbours_3nRS, centre.expand(-1, len(self.dilations), -1, -1)], dim=1)
+        sigma = samples.std(dim=1, keepdim=True)
+        distance = (neighbours_3nRS - centre).abs() / (1e-8 + 0.1 * sigma)
+        self.affinity_nRS = torch.softmax(-distance.mean(0), dim=0)
+
+    def __call__(self, maps_qRS: Tensor) -> Tensor:
+        for _ in range(self.iterations):
+            maps_qRS = torch.stack([(self._neighbours(m[None])[0] * self.affinity_nRS).sum(0) for m in maps_qRS])
+        return maps_qRS
+
+    def _neighbours(self, maps: Tensor) -> Tensor:
+        """(c, R, S) -> (c, 8 x dilations, R, S)."""
+        height, width = maps.shape[-2:]
+        shifted = []
+        for d in self.dilations:
+            padded = F.pad(maps[None], (d, d, d, d), mode="replicate")[0]
+            shifted += [padded[:, d + dy * d :, d + dx * d :][:, :height, :width] for dy, dx in _OFFSETS]
+        return torch.stack(shifted, dim=1)
+
+
+def average_neighbours(probabilities: Tensor, features: Tensor, count: int, steps: int) -> Tensor:
+    """Replaces each cell's probabilities, ``steps`` times, by the mean over its most similar cells, itself included.
+
+    Args:
+        probabilities: (B, Q, h, w).
+        features: (B, C, h, w), compared by cosine.
+        count: cells that are averaged (k).
+        steps: repetitions.
+    """
+    unit = F.normalize(features.flatten(2), dim=1)
+    similarity_BLL = unit.transpose(1, 2) @ unit
+    nearest_BLk = similarity_BLL.topk(min(count, similarity_BLL.shape[-1])).indices
+    picture = torch.arange(len(features), device=features.device)[:, None, None]
+    smooth_BLQ = probabilities.flatten(2).transpose(1, 2)
+    for _ in range(steps):
+        smooth_BLQ = smooth_BLQ[picture, nearest_BLk].mean(2)
+    return smooth_BLQ.transpose(1, 2).unflatten(2, probabilities.shape[2:])

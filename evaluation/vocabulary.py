@@ -1,0 +1,186 @@
+"""Vocabulary: which classes there are, and which words are asked for each of them."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from common.errors import UserError, known
+
+FOLDER = Path(__file__).parent / "vocabularies"
+MAX_CLASS_FILE_BYTES = 1_000_000
+
+Wording = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A label space.
+
+    Attributes:
+        name: its name in results.
+        names: class names in train-id order.
+        background: train id of the background class, or None.
+        title: one line for people.
+        wordings: per wording (a paper's list of words), the words asked for a class where they are not its name.
+        label_ids: value in the dataset's label files -> train id (or 255); None where masks hold train ids.
+        other_labels: train id of the values that ``label_ids`` does not list; None makes such a value an error.
+        wording: the wording in use.
+        ignore_index: train id that is not counted.
+        colours: "bright" or "voc", see :attr:`palette`.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    background: int | None = None
+    title: str = ""
+    wordings: Mapping[str, Wording] = field(default_factory=dict)
+    label_ids: Mapping[int, int] | None = None
+    other_labels: int | None = None
+    wording: str = "names"
+    ignore_index: int = 255
+    colours: str = "bright"
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise UserError("the class list is empty. Give names such as 'cat; dog, puppy; sky'.")
+        if repeated := sorted({n for n in self.names if self.names.count(n) > 1}):
+            raise UserError(f"duplicate classes in '{self.name}': {', '.join(repeated)}. Name each class once.")
+        if len(self.names) > self.ignore_index:
+            raise UserError(f"'{self.name}' has {len(self.names)} classes; label maps hold at most {self.ignore_index}.")
+
+    @staticmethod
+    def known_names() -> list[str]:
+        return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+    @classmethod
+    def load(cls, name: str, wording: str = "names") -> Vocabulary:
+        """Loads a shipped label space, ``"voc21"``, optionally in a paper's wording, ``"sclip"``.
+
+        Raises:
+            UserError: unknown name.
+        """
+        known("vocabulary", name, cls.known_names())
+        entry = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+        names = tuple(entry["names"])
+        return cls(
+            name=name,
+            names=names,
+            background=names.index(entry["background"]) if entry["background"] is not None else None,
+            title=entry["title"],
+            wordings={w: {c: tuple(q) for c, q in words.items()} for w, words in entry.get("wordings", {}).items()},
+            label_ids=entry.get("label_ids"),
+            other_labels=entry.get("other_labels"),
+            colours=entry.get("colours", "bright"),
+        ).worded(wording)
+
+    @classmethod
+    def parse(cls, text: str) -> Vocabulary:
+        """Reads free text, ``"cat; dog, puppy; sky"``: ``;`` or a new line between classes, ``,`` between synonyms.
+
+        A class's name is its first word; a class named ``background`` is the background. The path of a ``.txt`` file
+        is read as its content.
+
+        Raises:
+            UserError: no class, an empty class, or a name twice.
+        """
+        if text.strip().endswith(".txt"):
+            text = _read_class_file(Path(text.strip()))
+        lines = text.replace("\n", ";").strip("; ")
+        classes = [[word.strip() for word in line.split(",")] for line in lines.split(";")] if lines else []
+        for words in classes:
+            if not all(words):
+                raise UserError(f"an empty class or synonym in '{text.strip()}'. Separate classes by ';', synonyms by ','.")
+        names = tuple(words[0] for words in classes)
+        background = names.index("background") if "background" in names else None
+        asked = {words[0]: tuple(words) for words in classes if len(words) > 1}
+        return cls("free text", names, background, wordings={"free text": asked}, wording="free text")
+
+    @classmethod
+    def named(cls, text: str) -> Vocabulary:
+        """A shipped label space by its name, or else free text."""
+        return cls.load(text) if text in cls.known_names() else cls.parse(text)
+
+    def worded(self, wording: str) -> Vocabulary:
+        """The same classes asked with another list of words; a vocabulary without that list keeps its own words."""
+        if wording != "names" and wording not in self.wordings:
+            return self
+        return replace(self, wording=wording)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def queries(self) -> tuple[tuple[str, ...], ...]:
+        """The words asked for each class, in train-id order."""
+        words = self.wordings.get(self.wording, {})
+        return tuple(words.get(name, (name,)) for name in self.names)
+
+    def asked(self, with_background: bool) -> tuple[list[str], list[int]]:
+        """All words in order and the class of each; the background's words only if ``with_background``."""
+        pairs = [(word, k) for k, words in enumerate(self.queries) if with_background or k != self.background for word in words]
+        return [word for word, _ in pairs], [k for _, k in pairs]
+
+    def to_train_ids(self, labels: NDArray[Any]) -> NDArray[np.uint8]:
+        """Maps the values of a label file to train ids.
+
+        Raises:
+            UserError: a value outside the label space.
+        """
+        if self.label_ids is None:
+            return labels
+        table = np.full(max(256, max(self.label_ids) + 2), -1, np.int64)  # the last entry is for all that is larger
+        if self.other_labels is not None:
+            table[:] = self.other_labels
+        table[list(self.label_ids)] = list(self.label_ids.values())
+        mapped = table[labels if labels.dtype == np.uint8 else np.minimum(labels, len(table) - 1)]
+        if (mapped < 0).any():
+            raise UserError(f"mask value {labels[mapped < 0].flat[0]} is not in the label space '{self.name}'.")
+        return mapped.astype(np.uint8)
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8]:
+        """(num_classes, 3) RGB, black for the background: PASCAL VOC's own colours for VOC, else bright spread hues."""
+        ids = np.arange(self.num_classes) + (self.background != 0)
+        if self.colours == "voc":
+            return np.stack([_spread_bits(ids >> channel) for channel in range(3)], axis=1)
+        golden = 0.618034  # steps of the golden ratio keep neighbours apart
+        hsv = [((k * golden) % 1, (0.95, 0.6, 0.8)[k % 3], (1.0, 0.75, 0.9)[k // 3 % 3]) for k in ids.tolist()]
+        rgb = (np.array([colorsys.hsv_to_rgb(*c) for c in hsv]) * 255).astype(np.uint8)
+        if self.background is not None:
+            rgb[self.background] = 0
+        return rgb
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits over names, words, background and id map."""
+        content = [self.names, self.queries, self.background, sorted((self.label_ids or {}).items()), self.other_labels]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def _spread_bits(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """VOC's rule: bits 0, 3, 6 of the id become the high bits of a channel, most significant first."""
+    bits = [((ids >> 3 * j) & 1) << (7 - j) for j in range(3)]
+    return np.sum(bits, axis=0).astype(np.uint8)
+
+
+def _read_class_file(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"class file '{path}' does not exist. Give a text file or words such as 'cat; dog'.")
+    if path.stat().st_size > MAX_CLASS_FILE_BYTES:
+        raise UserError(f"class file '{path}' is larger than {MAX_CLASS_FILE_BYTES} bytes; is it a list of words?")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"class file '{path}' is not UTF-8 text.") from error

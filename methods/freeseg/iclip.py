@@ -1,0 +1,127 @@
+"""ICLIP (arXiv 2209.07046): dense CLIP whose tokens are projected anew, so that their similarity map lies on the objects.
+
+CLIP stays frozen and keeps its own projection for recognition; a second one is trained by InfoNCE between a *pooling* of the
+projected tokens and the text (dual projections). The pooling decides where the map lies
+(:mod:`methods.freeseg.pooling`). Only the abstracts of ICLIP and FreeSeg were available; every choice here that they do not
+state is INFERRED.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from backbones.clip import EMBEDDED
+from common.errors import known
+from common.files import atomic_path
+from methods.freeseg.pooling import POOLINGS, attended, pool
+from methods.optim import adamw, warmup_cosine, with_step_schedule
+from methods.pretraining.clip import caption_is_true, captions, info_nce
+from methods.segmenter import Supervision
+from methods.training_free import TrainingFree
+from reporting.recorder import run_folder
+
+
+class ICLIP(TrainingFree):
+    """See the module.
+
+    Args:
+        pooling: ``max`` or ``masked_max`` (ICLIP), ``smooth_min`` or ``log_sum_exp`` (FreeSeg), ``min``, ``mean``.
+        pool_space: ``features`` pools the tokens, then compares; ``similarity`` pools the similarities to each text.
+        temperature: of the smoothed minima, in standard deviations over the tokens.
+        mask: tokens that ``masked_max`` may take: ``attention`` holds 60 % of the frozen encoder's class attention (ICLIP takes
+            that of a self-supervised encoder; give one with ``clip`` where you have it), ``none`` all.
+        text: ``captions`` of the pictures, or ``names``: the class name that CLIP itself finds in the picture.
+        keep: weight of the squared distance of the projection from CLIP's, which keeps the vocabulary open.
+        learning_rate: of AdamW, then half a cosine to 0.
+        weight_decay: of AdamW.
+        rule: attention rule of the dense tokens.
+        clip: open_clip model.
+        pretrained: its weights.
+        revision: commit of an ``hf-hub:`` model.
+        protocol: name of a preset.
+        protocol_values: single rules to change.
+        window_batch: windows scored at once.
+    """
+
+    sees = Supervision.CAPTIONS
+
+    def __init__(
+        self,
+        pooling: str = "smooth_min",
+        pool_space: str = "features",
+        temperature: float = 0.1,
+        mask: str = "none",
+        text: str = "captions",
+        keep: float = 1e-3,
+        learning_rate: float = 5e-4,
+        weight_decay: float = 0.05,
+        rule: str = "clip",
+        clip: str = "tiny_clip",
+        pretrained: str | None = EMBEDDED,
+        revision: str | None = None,
+        protocol: str = "shapes",
+        protocol_values: dict[str, Any] | None = None,
+        window_batch: int = 64,
+    ) -> None:
+        super().__init__(rule, clip, pretrained, revision, protocol, protocol_values, window_batch)
+        self.save_hyperparameters(logger=False)
+        self.pooling, self.temperature = known("pooling", pooling, POOLINGS), temperature
+        self.pool_space = known("pool_space", pool_space, ("features", "similarity"))
+        self.mask = known("mask", mask, ("none", "attention"))
+        self.text_source = known("text", text, ("captions", "names"))
+        self.sees = Supervision.CAPTIONS if text == "captions" else Supervision.PICTURES
+        self.keep, self.learning_rate, self.weight_decay = keep, learning_rate, weight_decay
+        self.projection = nn.Parameter(self.backbone.visual.proj.detach().clone())
+        self.logit_scale = nn.Parameter(self.backbone.clip.logit_scale.detach().clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.einsum("bchw,qc->bqhw", self.patch_features(images), self.text_QC)
+
+    def patch_features(self, images: Tensor) -> Tensor:
+        """The dense tokens, projected anew."""
+        return self.backbone.tokens(images, self.rule_name, self.protocol.position_resize, projection=self.projection)[1]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        images = batch["image"]
+        with torch.no_grad():
+            x, _ = self.backbone.encode(images, self.protocol.position_resize)
+            tokens_BND = self.backbone.visual.ln_post(x)[:, 1:]
+            text_BC, true_BB = self._texts(batch, x)
+        allowed = attended(self.backbone.class_attention(images)) if self.mask == "attention" else None
+        z_BNC = tokens_BND @ self.projection
+        scale = self.logit_scale.exp().clamp(max=100)
+        if self.pool_space == "features":
+            pooled = F.normalize(pool(z_BNC, self.pooling, self.temperature, allowed).float(), dim=-1)
+            similarity = pooled @ text_BC.T
+        else:
+            similarity = pool(F.normalize(z_BNC.float(), dim=-1) @ text_BC.T, self.pooling, self.temperature, allowed)
+        loss = info_nce(similarity, true_BB, scale)
+        self.log("train/info_nce", loss.detach(), prog_bar=True)
+        return loss + self.keep * (self.projection - self.backbone.visual.proj).square().sum()
+
+    def _texts(self, batch: dict[str, Any], x: Tensor) -> tuple[Tensor, Tensor]:
+        """A text embedding (B, C) for every picture, and (B, B) which texts are known to be true of which pictures."""
+        if self.text_source == "names":
+            best = (self.backbone.pool(x) @ self.text_QC.T).argmax(1)
+            return self.text_QC[best], best[:, None] == best
+        tokens = self.backbone.tokenizer(captions(batch)).to(self.device)
+        text = F.normalize(self.backbone.clip.encode_text(tokens).float(), dim=-1)
+        own = torch.eye(len(text), dtype=torch.bool, device=text.device)
+        return text, caption_is_true(batch["said"], batch["visible"]) if "said" in batch else own
+
+    def configure_optimizers(self) -> Any:
+        total = int(self.trainer.estimated_stepping_batches)
+        optimizer = adamw(self, self.learning_rate, self.weight_decay, (0.9, 0.999))
+        return with_step_schedule(optimizer, lambda step: warmup_cosine(step, 0, total))
+
+    def on_train_end(self) -> None:
+        """Writes the projection, for ``FreeSeg --model.iclip``."""
+        folder = run_folder(self.trainer)  # asks the other processes, so all must ask
+        if self.trainer.is_global_zero and folder:
+            with atomic_path(folder / "iclip.safetensors") as path:
+                save_file({"projection": self.projection.detach().cpu().contiguous()}, path)

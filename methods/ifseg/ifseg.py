@@ -1,0 +1,155 @@
+"""IFSeg (CVPR 2023): image-free segmentation via a vision-language model.
+
+A random map of class words stands in for a picture: each cell is the embedding of a class name where OFA's encoder expects
+a trunk feature. The decoder reads the encoder's own cells, one step behind, and learns to name the class of every cell.
+At test time a picture's features take the cells' place. Section numbers are the paper's; where it is silent, the released
+code decides.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backbones.ofa.loading import EMBEDDED, load_ofa
+from evaluation.refine import average_neighbours
+from methods.ifseg.map_loss import map_cross_entropy, upsampling
+from methods.ifseg.ofa_segmenter import OFASegmenter
+from methods.ifseg.word_maps import draw_maps
+from methods.optim import warmup_cosine, with_step_schedule
+from methods.segmenter import Supervision, evaluating
+
+BETAS = (0.9, 0.999)
+
+
+class IFSeg(OFASegmenter):
+    """Trains an OFA on word maps of the class names alone and, in its self-training variant, on its own label maps.
+
+    Trunk, its projection and all word embeddings are frozen; the class embeddings are also the output layer, so that only
+    the asked classes can be said. The weights after the last step count: the reference keeps the best of its epochs on the
+    *evaluation* pictures, which a method without labels cannot.
+
+    Args:
+        learning_rate: of AdamW, from the first step, then half a cosine to 0.
+        weight_decay: on all trained weights.
+        dropout: of embeddings and branches.
+        drop_path: of the last layers' branches.
+        self_training_from: the step from which on it trains on the smoothed label maps that it gave unlabelled pictures
+            (``--data.pictures``) at that step, instead of word maps (Table 4). INFERRED: the labelling model stays as it was
+            then (labelling with the model of the moment collapsed with one of two seeds), without dropout, smoothed as in
+            section 3.4; the paper's appendix, which says more, was not available. Null: never.
+        select_on_labels: keeps the weights of the best validation instead of the last, as the reference does. This uses
+            labels, so the result is ranked with the oracles; it needs ``--trainer.limit_val_batches``.
+        size: ``tiny`` to ``huge`` as published, or ``embedded``.
+        weights: ``embedded``, a file of weights, ``hf-hub:OFA-Sys/ofa-base``, or null for random ones.
+        revision: commit of an ``hf-hub:`` repository.
+        tokenizer: folder of OFA's tokenizer files; null for the embedded one's.
+        protocol: name of a preset.
+        protocol_values: single rules to change.
+        window_batch: windows scored at once.
+    """
+
+    sees = Supervision.NAMES
+
+    def __init__(
+        self,
+        learning_rate: float = 5e-5,
+        weight_decay: float = 0.1,
+        dropout: float = 0.1,
+        drop_path: float = 0.1,
+        self_training_from: int | None = None,
+        select_on_labels: bool = False,
+        size: str = "embedded",
+        weights: str | None = EMBEDDED,
+        revision: str | None = None,
+        tokenizer: str | None = None,
+        protocol: str = "shapes",
+        protocol_values: dict[str, Any] | None = None,
+        window_batch: int = 64,
+    ) -> None:
+        ofa = load_ofa(size, weights, revision, dropout=dropout, drop_path=drop_path)
+        super().__init__(ofa, tokenizer, protocol, protocol_values, window_batch)
+        self.save_hyperparameters(logger=False)
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.self_training_from, self.select_on_labels = self_training_from, select_on_labels
+        self.sees = Supervision.NAMES if self_training_from is None else Supervision.PICTURES
+        if select_on_labels:
+            self.sees = Supervision.SELECTION
+        self.best: tuple[float, dict[str, Tensor]] = (-1.0, {})
+        encoder, decoder = self.ofa.encoder, self.ofa.decoder
+        frozen = [encoder.embed_images, encoder.image_proj, encoder.embed_tokens]
+        # of text and drawn pictures: they never get a gradient here, which DDP would wait for
+        frozen += [decoder.embed_positions, decoder.pos_ln, decoder.token_rel_pos_table_list, decoder.code_layernorm_embedding]
+        frozen += [decoder.embed_image_positions, decoder.image_pos_ln, decoder.image_rel_pos_table_list]
+        for part in frozen:
+            part.requires_grad_(False)
+        # what labels pictures; a copy that follows in checkpoints
+        self.labeller = None if self_training_from is None else copy.deepcopy(self.ofa).requires_grad_(False)
+
+    def read(self, features: Tensor) -> Tensor:
+        return self.name_cells(self.ofa.encode_features(features, self.source))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if self.labeller is not None and self.global_step >= (self.self_training_from or 0):
+            if self.global_step == self.self_training_from:
+                self.labeller.load_state_dict(self.ofa.state_dict())
+            loss = self._self_training_loss(batch["pictures"]["image"])
+        else:
+            loss = self._image_free_loss(batch.get("maps", batch))
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def _image_free_loss(self, maps: dict[str, Tensor]) -> Tensor:
+        """Sections 3.2 and 3.3."""
+        config, words = self.ofa.config, len(self.class_embeddings)
+        cells = self.class_embeddings[draw_maps(maps, words, config.grid)]
+        logits_BLQ = self.name_cells(self.ofa.encode_map(cells, self.source)).float()
+        logits = logits_BLQ.transpose(1, 2).unflatten(2, (config.grid, config.grid))
+        return map_cross_entropy(logits, draw_maps(maps, words, config.grid * config.stride))
+
+    def _self_training_loss(self, images: Tensor) -> Tensor:
+        features = self.patch_features(images)
+        target = self.own_labels(features)
+        logits = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:]).float()
+        return map_cross_entropy(logits, target)
+
+    @torch.no_grad()
+    @evaluating
+    def own_labels(self, features: Tensor) -> Tensor:
+        """Label maps (B, H, W) of trunk features by the labelling model, smoothed among similar cells."""
+        assert self.labeller is not None
+        scores = self.name_cells(self.labeller.encode_features(features, self.source), self.labeller)
+        scores = scores.transpose(1, 2).unflatten(2, features.shape[2:]).float()
+        protocol = self.protocol
+        smoothed = average_neighbours(scores.softmax(1), features.float(), protocol.neighbours, protocol.neighbour_steps)
+        up, across = (upsampling(n, n * self.ofa.config.stride).to(scores) for n in features.shape[2:])
+        return (up @ smoothed @ across.T).argmax(1)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:
+            group["eps"] = fairseq_epsilon(self.global_step + 1)
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=BETAS, weight_decay=self.weight_decay)
+        total = self.trainer.estimated_stepping_batches
+        return with_step_schedule(optimizer, lambda step: warmup_cosine(step, 0, int(total)))
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        miou = float(self.trainer.callback_metrics["val/miou"])
+        if self.select_on_labels and not self.trainer.sanity_checking and miou > self.best[0]:
+            self.best = (miou, {name: value.detach().clone() for name, value in self.state_dict().items()})
+
+    def on_train_end(self) -> None:
+        if self.select_on_labels and self.best[1]:
+            self.load_state_dict(self.best[1])
+
+
+def fairseq_epsilon(step: int, epsilon: float = 1e-8) -> float:
+    """AdamW's epsilon that makes its n-th step fairseq's, which adds its own before the second moment's bias correction."""
+    return epsilon / math.sqrt(1 - BETAS[1] ** step)

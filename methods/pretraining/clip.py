@@ -1,0 +1,129 @@
+"""Pretrains a (tiny) CLIP from captions alone; it made the embedded model of ``backbones/checkpoints``.
+
+Two phases, because twenty minutes on two cores are not 400 million pictures:
+
+1. Tagging, to teach the trunk to see: a linear head on the patch tokens, pooled by log-sum-exp, says which of the
+   captions' words are visible. The head is thrown away; words and patches are never aligned.
+2. InfoNCE between the class token and the caption, as CLIP (ICML 2021). A caption that is also true of another picture
+   of the batch is left out of that picture's negatives.
+
+No mask is used: what a picture shows is known from its captions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.files import atomic_path
+from methods.optim import adamw_in_two_phases
+from methods.segmenter import Supervision
+from methods.training_free import TrainingFree
+from reporting.recorder import run_folder
+
+
+class CaptionPretraining(TrainingFree):
+    """CLIP training on pictures with captions, evaluated as a dense CLIP.
+
+    A phase trains a part of the weights: several processes need ``--trainer.strategy ddp_find_unused_parameters_true``.
+
+    Args:
+        learning_rate: peak of each phase, after ``warmup_steps``, then half a cosine to 0.
+        weight_decay: of AdamW, on matrices only.
+        warmup_steps: steps of linear warm-up.
+        tagging_steps: length of phase 1.
+        tags: number of things that a caption can name.
+        rule: attention rule of the evaluation.
+        clip: open_clip model or config file, trained from random weights.
+        protocol: evaluation preset.
+        protocol_values: single rules to change.
+        window_batch: windows scored at once.
+    """
+
+    sees = Supervision.CAPTIONS
+
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 100,
+        tagging_steps: int = 1500,
+        tags: int = 20,
+        rule: str = "clip",
+        clip: str = "tiny_clip",
+        protocol: str = "shapes",
+        protocol_values: dict[str, Any] | None = None,
+        window_batch: int = 64,
+    ) -> None:
+        super().__init__(rule, clip, None, None, protocol, protocol_values, window_batch)
+        self.save_hyperparameters(logger=False)
+        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
+        self.tagging_steps = tagging_steps
+        self.backbone.requires_grad_(True)
+        self.tag_head = nn.Linear(self.backbone.visual.transformer.width, tags)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        x, _ = self.backbone.encode(batch["image"], self.protocol.position_resize)
+        if self.global_step < self.tagging_steps:
+            logits_BnW = self.tag_head(self.backbone.visual.ln_post(x)[:, 1:]).float()
+            pooled_BW = torch.logsumexp(logits_BnW, 1) - math.log(logits_BnW.shape[1])
+            loss = F.binary_cross_entropy_with_logits(pooled_BW, batch["visible"].float())
+            self.log("train/tagging", loss)
+            return loss
+        pictures = self.backbone.pool(x)
+        tokens = self.backbone.tokenizer(captions(batch)).to(self.device)
+        text = F.normalize(self.backbone.clip.encode_text(tokens).float(), dim=-1)
+        true = caption_is_true(batch["said"], batch["visible"])
+        loss = info_nce(pictures @ text.T, true, self.backbone.clip.logit_scale.exp().clamp(max=100))
+        self.log("train/info_nce", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        total = int(self.trainer.estimated_stepping_batches)
+        return adamw_in_two_phases(self, self.learning_rate, self.weight_decay, self.warmup_steps, self.tagging_steps, total)
+
+    def on_validation_epoch_start(self) -> None:
+        """The text tower has moved since the words were embedded."""
+        self.use_vocabulary(self.vocabulary)
+        super().on_validation_epoch_start()
+
+    def on_train_end(self) -> None:
+        """Writes the weights in half precision, as they are shipped."""
+        folder = run_folder(self.trainer)  # asks the other processes, so all must ask
+        if self.trainer.is_global_zero and folder:
+            weights = {k: v.detach().half().cpu().contiguous() for k, v in self.backbone.clip.state_dict().items()}
+            with atomic_path(folder / "clip.safetensors") as path:
+                save_file(weights, path)
+
+
+def captions(batch: dict[str, Any]) -> list[str]:
+    """Of a batch's pictures.
+
+    Raises:
+        UserError: they have none.
+    """
+    if "caption" not in batch:
+        raise UserError(
+            "the training pictures have no captions. Set --data.captions true, or --data.train captions for Shapes."
+        )
+    found: list[str] = batch["caption"]
+    return found
+
+
+def caption_is_true(said: Tensor, visible: Tensor) -> Tensor:
+    """(B, P): whether everything that caption j says (P, W) is visible (B, W) in picture i."""
+    return (~visible).float() @ said.float().T == 0
+
+
+def info_nce(similarity: Tensor, true: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE of cosines (B, B) of pictures and captions, with true captions of others left out."""
+    others = true & ~torch.eye(len(true), dtype=torch.bool, device=true.device)
+    logits = (scale * similarity).masked_fill(others, -torch.inf)
+    diagonal = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2

@@ -1,0 +1,86 @@
+"""Methods that deal a picture's patches to segment tokens and name the tokens: GroupViT, ZeroSeg."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.batch import Batch
+from common.distributed import is_padding_sample
+from evaluation.label_map import LabelMap
+from evaluation.metrics import NO_IMAGE, ConfusionMatrix
+from evaluation.windows import resize_image
+from methods.segmenter import Segmenter, evaluating
+from methods.zeroseg.segment_tokens import SegmentTokens, token_probabilities
+
+
+class TokenSegmenter(Segmenter, ABC):
+    """Base of the group-based methods; ``test`` also logs how many tokens a picture uses and how well they cut it.
+
+    The second is the mIoU that the tokens would reach on whole pictures if each bore the label of most of its pixels (an
+    oracle: it tells bad groups from bad names).
+    """
+
+    scores = "probability"
+
+    def __init__(self, protocol: str = "shapes", protocol_values: dict[str, Any] | None = None, window_batch: int = 64) -> None:
+        super().__init__(protocol, protocol_values, window_batch)
+        self.text_QC: Tensor = torch.zeros(0, 0)
+        self.oracle: ConfusionMatrix | None = None
+        self.tokens_used: list[int] = []
+
+    @abstractmethod
+    def groups(self, images: Tensor) -> SegmentTokens:
+        """Segments of images (B, 3, H, W) in [0, 1]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return token_probabilities(self.groups(images), self.text_QC, self.protocol, (images.shape[2], images.shape[3]))
+
+    @torch.inference_mode()
+    @evaluating
+    def segment_map(self, image: Tensor) -> Tensor:
+        """(H, W) the token of every pixel of a picture (3, H, W) in [0, 1], looked at whole."""
+        resized = resize_image(image, self.protocol)
+        found = self.groups(resized[None]).map((resized.shape[1], resized.shape[2]))
+        return F.interpolate(found[None].float(), image.shape[1:], mode="nearest")[0, 0].long()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[LabelMap | None]:
+        """Label maps with the token of every pixel."""
+        found = super().predict_step(batch, batch_idx)
+        for result, image in zip(found, batch["image"], strict=True):
+            if result is not None:
+                result.segments = self.segment_map(image)
+        return found
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self.oracle = ConfusionMatrix(self.vocabulary.num_classes, self.vocabulary.ignore_index).to(self.device)
+        self.tokens_used = []
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[LabelMap]]:
+        assert self.oracle is not None
+        for image, mask, index in zip(batch["image"], batch["mask"], batch["index"], strict=True):
+            token = self.segment_map(image)
+            repeat = is_padding_sample(index)
+            named = torch.full_like(mask, self.vocabulary.ignore_index) if repeat else mask
+            labels = majority_labels(token, named, self.vocabulary.num_classes)
+            self.oracle.update(labels, named, NO_IMAGE if repeat else index)
+            self.tokens_used.append(len(token.unique()))
+        return super().test_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        assert self.oracle is not None
+        self.log("test/oracle_miou", self.oracle.result()["miou"].float(), rank_zero_only=True)
+        self.log("test/tokens_used", float(sum(self.tokens_used)) / len(self.tokens_used), sync_dist=True)
+
+
+def majority_labels(token: Tensor, mask: Tensor, classes: int) -> Tensor:
+    """(H, W) uint8: each token's most frequent label; ``mask`` may hold 255 where nothing is known."""
+    known = mask < classes
+    counts = torch.bincount(token[known] * classes + mask[known].long(), minlength=(int(token.max()) + 1) * classes)
+    return counts.view(-1, classes).argmax(1)[token].to(torch.uint8)

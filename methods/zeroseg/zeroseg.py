@@ -1,0 +1,256 @@
+"""ZeroSeg (ICCV 2023): segment tokens of a masked autoencoder, distilled from a frozen CLIP's views of unlabelled pictures.
+
+The teacher describes a picture by the embeddings of its views, the cells of 1x1 to 4x4 grids. The student sees 40 % of the
+patches, groups them into segment tokens and learns (a) that its global vector is near every view's, (b) that every segment
+token is near one local view's, (c) to reconstruct the hidden patches. The code was not available; what the paper leaves open is
+marked INFERRED, and what departs from it DEVIATION. Shapes: B pictures, n views, m segment tokens, C the teacher's embedding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.clip import CLIP, EMBEDDED
+from backbones.mae import MAE
+from common.errors import UserError, known
+from common.files import cache_folder
+from common.randomness import ImageNoise, run_seed
+from common.weights import state_hash
+from methods.optim import adamw, warmup_cosine, with_step_schedule
+from methods.segmenter import Supervision
+from methods.zeroseg.grouping import GroupingRules, SegmentationHead, mlp
+from methods.zeroseg.segment_tokens import SegmentTokens
+from methods.zeroseg.token_segmenter import TokenSegmenter
+from methods.zeroseg.view_cache import ViewCache, refuse_changing
+from methods.zeroseg.views import embed_views, view_count
+
+NORMS = ("none", "teacher", "both", "standardised")
+REDUCTIONS = ("mean", "sum")
+LR_BATCH = 256  # pictures that the learning rate is given for (MAE's rule)
+
+
+class ZeroSeg(TokenSegmenter):
+    """See the module; section numbers of the paper's method are 3.1 to 3.3.
+
+    Args:
+        learning_rate: of AdamW for 256 pictures a step; it grows in proportion. Warm-up, then half a cosine to 0.
+        weight_decay: of AdamW, on matrices only. INFERRED, as MAE.
+        warmup_share: share of the training that warms up (20 of 80 epochs).
+        mask_ratio: share of the patches hidden from the student.
+        grids: sides of the grids of views.
+        distill: weight of the multi-scale distillation |z - v_k|. Weights are INFERRED.
+        match: weight of the segment matching min_j |g_i - v_j|, without the whole picture.
+        reconstruct: weight of the masked reconstruction.
+        cover: DEVIATION unless 0: weight of min_i |g_i - v_j|, which asks a token for every local view.
+        feature_norm: ``none`` takes the teacher's embeddings as they are (INFERRED), ``teacher`` scales them to length 1,
+            ``both`` also the student's. DEVIATION ``standardised``: length 1, then mean 0 and variance 1 in every dimension
+            over all pictures; undone before tokens meet words.
+        dim_reduction: of the absolute differences over the C dimensions, ``mean`` (INFERRED) or ``sum``.
+        set_reduction: over views or tokens, ``sum`` (as Eq. 1) or ``mean``.
+        group_tokens: of the grouping stages.
+        depths: layers of each stage and after the last.
+        segment_projection: ``shared_mlp`` for global vector and tokens (INFERRED), or ``none`` for the tokens.
+        centre_keys: DEVIATION if true, see :class:`methods.zeroseg.grouping.GroupingRules`.
+        assignment_scale: DEVIATION unless 1, see there.
+        mixing: DEVIATION if false, see there.
+        norm_pix_loss: reconstruct pixels normalised per patch.
+        size: of the masked autoencoder, ``base`` or ``embedded``.
+        encoder_init: ``random`` (INFERRED), ``mae`` (published weights) or ``teacher``: DEVIATIONS.
+        mae_weights: ``facebook/vit-mae-base`` or a folder, for ``encoder_init: mae``.
+        clip: the teacher, an open_clip model.
+        pretrained: its weights.
+        revision: commit of an ``hf-hub:`` teacher or of the masked autoencoder.
+        cache: folder of the views' embeddings; ``auto`` for one of its own in the cache, null to embed them at every step.
+        seed: of masks and assignments, with the step and the picture; default: the run's (``--seed_everything``).
+        protocol: name of a preset.
+        protocol_values: single rules to change.
+        window_batch: windows scored at once.
+    """
+
+    sees = Supervision.PICTURES
+
+    def __init__(
+        self,
+        learning_rate: float = 1.5e-4,
+        weight_decay: float = 0.05,
+        warmup_share: float = 0.25,
+        mask_ratio: float = 0.6,
+        grids: list[int] | None = None,
+        distill: float = 1.0,
+        match: float = 1.0,
+        reconstruct: float = 1.0,
+        cover: float = 0.0,
+        feature_norm: str = "none",
+        dim_reduction: str = "mean",
+        set_reduction: str = "sum",
+        group_tokens: list[int] | None = None,
+        depths: list[int] | None = None,
+        segment_projection: str = "shared_mlp",
+        centre_keys: bool = False,
+        assignment_scale: float = 1.0,
+        mixing: bool = True,
+        norm_pix_loss: bool = False,
+        size: str = "embedded",
+        encoder_init: str = "random",
+        mae_weights: str | None = None,
+        clip: str = "tiny_clip",
+        pretrained: str | None = EMBEDDED,
+        revision: str | None = None,
+        cache: str | None = "auto",
+        seed: int | None = None,
+        protocol: str = "shapes",
+        protocol_values: dict[str, Any] | None = None,
+        window_batch: int = 64,
+    ) -> None:
+        super().__init__(protocol, protocol_values, window_batch)
+        self.save_hyperparameters(logger=False)
+        known("feature_norm", feature_norm, NORMS)
+        known("dim_reduction", dim_reduction, REDUCTIONS)
+        known("set_reduction", set_reduction, REDUCTIONS)
+        known("segment_projection", segment_projection, ("shared_mlp", "none"))
+        known("encoder_init", encoder_init, ("random", "mae", "teacher"))
+        self.grids, group_tokens, depths = grids or [1, 2, 3, 4], group_tokens or [32, 8], depths or [2, 2, 1]
+        if len(depths) != len(group_tokens) + 1:
+            raise UserError(f"depths {depths} must be one more than the group_tokens' {len(group_tokens)} stages.")
+        if self.grids[0] != 1 or len(self.grids) < 2:
+            raise UserError(f"grids are {self.grids}; the first must be 1, the whole picture, and a finer one must follow.")
+        self.learning_rate, self.weight_decay, self.warmup_share = learning_rate, weight_decay, warmup_share
+        self.mask_ratio, self.feature_norm, self.cache, self.seed = mask_ratio, feature_norm, cache, run_seed(seed)
+        self.weights = {"distill": distill, "match": match, "cover": cover, "reconstruct": reconstruct}
+        self.dim_reduction, self.set_reduction = dim_reduction, set_reduction
+        self.teacher = CLIP(clip, pretrained, revision)
+        self.student = MAE(size, mae_weights if encoder_init == "mae" else None, revision, norm_pix_loss)
+        if encoder_init == "teacher":
+            self.student.start_from(self.teacher)
+        width, channels = self.student.width, int(self.teacher.visual.output_dim)
+        rules = GroupingRules(centre_keys, assignment_scale, mixing)
+        self.head = SegmentationHead(width, self.student.heads, group_tokens, depths, rules)
+        self.project = mlp(width, 4 * width, channels)
+        self.project_tokens = self.project if segment_projection == "shared_mlp" else torch.nn.Identity()
+        if segment_projection == "none" and width != channels:
+            raise UserError(
+                f"segment tokens are {width} wide, the teacher's embedding {channels}; set segment_projection shared_mlp."
+            )
+        self.register_buffer("feature_mean", torch.zeros(channels))
+        self.register_buffer("feature_std", torch.ones(channels))
+        self.views: ViewCache | None = None
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def embed_vocabulary(self, words: list[str]) -> None:
+        protocol = self.protocol
+        self.text_QC = self.teacher.embed_text(words, protocol.template_list, protocol.ensemble).to(self.device)
+
+    def groups(self, images: Tensor) -> SegmentTokens:
+        latent = self.student.encode(images)
+        segments, assignment = self.head(latent.tokens[:, 1:])
+        z, tokens = self._embeddings(segments)
+        if self.feature_norm == "standardised":
+            z, tokens = (x * self.feature_std + self.feature_mean for x in (z, tokens))
+        return SegmentTokens(assignment.unflatten(2, latent.grid), tokens, z)
+
+    def _embeddings(self, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """Segments (B, m, D) -> global vector (B, C) and segment tokens (B, m, C)."""
+        z, tokens = self.project(segments.mean(1)).float(), self.project_tokens(segments).float()
+        if self.feature_norm == "both":
+            z, tokens = F.normalize(z, dim=-1), F.normalize(tokens, dim=-1)
+        return z, tokens
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        images = batch["image"]
+        views = self._targets(batch)
+        noise = ImageNoise(self.seed, self.global_step, batch["index"])
+        side = images.shape[-1] // self.student.stride
+        latent = self.student.encode(images, noise(side * side), self.mask_ratio)
+        segments, _ = self.head(latent.tokens[:, 1:], noise)
+        z, tokens = self._embeddings(segments)
+        losses = self.distances(z, tokens, views)
+        losses["reconstruct"] = self.student.reconstruction_loss(images, latent)
+        for name, value in losses.items():
+            self.log(f"train/{name}", value.detach())
+        loss = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def distances(self, z: Tensor, tokens: Tensor, views: Tensor) -> dict[str, Tensor]:
+        """The losses between z (B, C), tokens (B, m, C) and views (B, n, C); the first view is the whole picture (Eq. 1)."""
+        global_Bn = self._l1(z[:, None], views)
+        local_Bmj = self._l1(tokens[:, :, None], views[:, None, 1:])
+        reduce = torch.sum if self.set_reduction == "sum" else torch.mean
+        return {
+            "distill": reduce(global_Bn, -1).mean(),
+            "match": reduce(local_Bmj.amin(2), -1).mean(),
+            "cover": reduce(local_Bmj.amin(1), -1).mean(),
+        }
+
+    def _l1(self, a: Tensor, b: Tensor) -> Tensor:
+        difference = (a - b).abs()
+        return difference.mean(-1) if self.dim_reduction == "mean" else difference.sum(-1)
+
+    def _targets(self, batch: dict[str, Any]) -> Tensor:
+        """The teacher's views (B, n, C) as ``feature_norm`` says."""
+        cached = self.views
+        views = self._embed(batch["image"]) if cached is None else cached[batch["index"]].to(self.device)
+        return self._normalised(views.float())
+
+    def _normalised(self, views: Tensor) -> Tensor:
+        if self.feature_norm == "none":
+            return views
+        views = F.normalize(views, dim=-1)
+        return (views - self.feature_mean) / self.feature_std if self.feature_norm == "standardised" else views
+
+    def _embed(self, images: Tensor) -> Tensor:
+        images = images.to(self.device)
+        return embed_views(self.teacher, images / 255 if images.dtype == torch.uint8 else images, self.grids)
+
+    def on_fit_start(self) -> None:
+        """Fills the cache of views, and measures the teacher's features where they are standardised."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        loader = self.trainer.train_dataloader
+        if loader is None:
+            loader = data.train_dataloader()
+        pictures, workers = loader.dataset, data.num_workers
+        if self.cache is not None:
+            self.views = self._cached(pictures, workers)
+        if self.feature_norm == "standardised":
+            some = range(min(1024, len(pictures)))
+            if self.views is not None:
+                views = self.views[torch.tensor(some)]
+            else:
+                views = torch.cat([self._embed(pictures[0, i]["image"][None]).cpu() for i in some])
+            unit = F.normalize(views.flatten(0, 1), dim=-1)
+            self.feature_mean.copy_(unit.mean(0))
+            self.feature_std.copy_(unit.std(0))
+
+    def _cached(self, pictures: Any, workers: int) -> ViewCache:
+        refuse_changing(pictures, "views", "--model.cache")
+        settings: dict[str, Any] = {
+            "teacher": state_hash(self.teacher.visual.state_dict()),
+            "grids": self.grids,
+            "pictures": [getattr(pictures, "crop", "whole"), getattr(pictures, "size", 0)],
+        }
+        folder = Path(self.cache or "")
+        if self.cache == "auto":
+            named = "-".join([settings["teacher"], *map(str, self.grids), *map(str, settings["pictures"])])
+            folder = cache_folder("views", named)
+        views = ViewCache(folder, settings, (view_count(self.grids), int(self.teacher.visual.output_dim)))
+        views.fill(pictures, self._embed, workers, self.trainer.strategy.barrier)
+        return views
+
+    def configure_optimizers(self) -> Any:
+        total = int(self.trainer.estimated_stepping_batches)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        together = data.train_batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        optimizer = adamw(self, self.learning_rate * together / LR_BATCH, self.weight_decay, (0.9, 0.95))
+        warmup = int(self.warmup_share * total)
+
+        def factor(step: int) -> float:
+            return (step + 1) / warmup if step < warmup else warmup_cosine(step - warmup, 1, total - warmup)
+
+        return with_step_schedule(optimizer, factor)

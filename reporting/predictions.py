@@ -1,0 +1,93 @@
+"""What ``predict`` leaves behind: a label PNG, an overlay with a legend and a JSON line per picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+
+from common.distributed import gathered, is_padding_sample
+from common.drawing import blend, label_image, token_colours, with_legend
+from common.files import atomic_path, writable_folder
+from evaluation.label_map import LabelMap
+
+
+class SavePredictions(Callback):
+    """Writes ``labels/NAME.png`` (indexed palette), ``overlays/NAME.png`` and ``predictions.json``.
+
+    Of a method with segment tokens also ``segments/NAME.png``: the token of every pixel, in colours without meaning.
+
+    Attributes:
+        failed: name and error of the pictures that could not be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self.failed: list[tuple[str, str]] = []
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        writable_folder(self.folder)
+
+    def on_predict_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        vocabulary = pl_module.vocabulary
+        fields = [batch[key] for key in ("index", "name", "image", "error")]
+        for index, name, image, error, result in zip(*fields, outputs, strict=True):
+            if is_padding_sample(index):
+                continue
+            if result is None:
+                self.failed.append((name, error))
+                continue
+            pixels = (image.permute(1, 2, 0).cpu().numpy() * 255 + 0.5).astype(np.uint8)
+            labels = result.labels.cpu().numpy()
+            _save(label_image(labels, vocabulary.palette), self.folder / "labels" / f"{name}.png")
+            overlay = with_legend(blend(pixels, labels, vocabulary.palette), labels, vocabulary)
+            _save(overlay, self.folder / "overlays" / f"{name}.png")
+            if result.segments is not None:
+                segments = result.segments.cpu().numpy().astype(np.uint8)
+                _save(blend(pixels, segments, token_colours()), self.folder / "segments" / f"{name}.png")
+            self.rows.append({"picture": name, "size": list(labels.shape), "classes": summary(result, vocabulary.names)})
+
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
+        self.rows = sorted(gathered(self.rows), key=lambda row: row["picture"])
+        self.failed = sorted(gathered(self.failed))
+        if not trainer.is_global_zero:
+            return
+        content = {
+            "vocabulary": list(pl_module.vocabulary.names),
+            "protocol": pl_module.protocol.hash,
+            "pictures": self.rows,
+            "failed": [{"picture": name, "error": error} for name, error in self.failed],
+        }
+        with atomic_path(self.folder / "predictions.json") as path:
+            path.write_text(json.dumps(content, indent=1))
+        print(f"{len(self.rows)} pictures segmented: label maps, overlays and predictions.json are in {self.folder}")
+        for _, error in self.failed:
+            print(f"error: {error}", file=sys.stderr)
+        if self.failed:
+            print(f"error: {len(self.failed)} of {len(self.rows) + len(self.failed)} pictures failed.", file=sys.stderr)
+
+
+def summary(result: LabelMap, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Per class found: its share of the picture and the mean probability of its pixels, largest first."""
+    counts = np.bincount(result.labels.cpu().numpy().ravel(), minlength=len(names))
+    score = None if result.score is None else result.score.float().cpu().numpy()
+    labels = result.labels.cpu().numpy()
+    return {
+        names[k]: {"area": round(counts[k] / labels.size, 4)}
+        | ({} if score is None else {"score": round(float(score[labels == k].mean()), 4)})
+        for k in np.argsort(-counts, kind="stable")
+        if counts[k]
+    }
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")

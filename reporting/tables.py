@@ -1,0 +1,219 @@
+"""The comparison as CSV, Markdown and LaTeX: methods ranked, the oracle apart, published numbers as quotes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment
+from torch import Tensor
+
+from common.files import atomic_path
+from evaluation.bootstrap import interval_of, paired_p_value
+from reporting.plan import Comparison
+from reporting.result import Cell
+
+ORACLE = "(oracle)"  # ends what a method sees, where that is labels
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method in one column, over its seeds; fractions, not per cent."""
+
+    method: str
+    sees: str
+    miou: float
+    low: float
+    high: float
+    spread: float | None  # standard deviation over seeds
+    pixel_accuracy: float
+    pictures_per_second: float
+    iou: Tensor  # (K,)
+    draws: Tensor  # resampled mIoU
+    contrast: float | None = None  # mean score contrast
+    best: bool = False
+    p_value: float | None = None  # of "as good as the best", None for the best and the oracle
+
+    @property
+    def is_oracle(self) -> bool:
+        return self.sees.endswith(ORACLE)
+
+    @property
+    def tied(self) -> bool:
+        """Not significantly worse than the best."""
+        return self.p_value is not None and self.p_value > SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Column:
+    """A benchmark under one protocol; two protocols never share a column."""
+
+    benchmark: str
+    protocol: str
+    protocol_hash: str
+    protocol_in_words: list[str]
+    names: list[str]
+    entries: list[Entry]
+
+    @property
+    def ranked(self) -> list[Entry]:
+        return [entry for entry in self.entries if not entry.is_oracle]
+
+    def entry(self, method: str) -> Entry | None:
+        return next((entry for entry in self.entries if entry.method == method), None)
+
+
+def columns(cells: Iterable[Cell]) -> list[Column]:
+    """Cells as columns, in the order of the plan."""
+    grouped: dict[tuple[str, str, str], dict[str, list[Cell]]] = {}
+    for cell in cells:
+        key = cell.row["benchmark"], cell.row["protocol_hash"], cell.row["vocabulary_hash"]
+        grouped.setdefault(key, {}).setdefault(cell.row["method"], []).append(cell)
+    result = []
+    for methods in grouped.values():
+        row = next(iter(methods.values()))[0].row
+        entries = _with_significance([_entry(seeds) for seeds in methods.values()])
+        fields = {k: row[k] for k in ("benchmark", "protocol", "protocol_hash", "protocol_in_words", "names")}
+        result.append(Column(**fields, entries=entries))
+    return result
+
+
+def _entry(cells: list[Cell]) -> Entry:
+    rows = [cell.row for cell in cells]
+    draws = torch.stack([cell.draws for cell in cells]).mean(0)
+    low, high = interval_of(draws)
+    mious = torch.tensor([row["miou"] for row in rows])
+    contrasts: list[Any] = [row.get("mean_score_contrast") for row in rows]
+    return Entry(
+        rows[0]["method"],
+        rows[0]["sees"],
+        mious.mean().item(),
+        low,
+        high,
+        mious.std().item() if len(rows) > 1 else None,
+        sum(row["pixel_accuracy"] for row in rows) / len(rows),
+        sum(row["pictures_per_second"] for row in rows) / len(rows),
+        torch.stack([cell.iou for cell in cells]).nanmean(0),
+        draws,
+        None if None in contrasts else sum(contrasts) / len(rows),
+    )
+
+
+def _with_significance(entries: list[Entry]) -> list[Entry]:
+    ranked = [entry for entry in entries if not entry.is_oracle]
+    if not ranked:
+        return entries
+    best = max(ranked, key=lambda entry: entry.miou)
+    others = {e.method: replace(e, p_value=paired_p_value(best.draws, e.draws)) for e in ranked if e is not best}
+    return [replace(e, best=True) if e is best else others.get(e.method, e) for e in entries]
+
+
+_MARKDOWN = """\
+# {{ plan.title }}
+{% if plan.note %}
+{{ plan.note }}
+{% endif -%}
+{% for column in columns %}
+## {{ column.benchmark }}
+
+Protocol {{ column.protocol }}, `{{ column.protocol_hash }}`.
+
+| method | sees | mIoU | 95 % interval | pixel acc. | {{ "contrast | " if plan.contrast }}pictures/s |
+|---|---|---|---|---|---|{{ "---|" if plan.contrast }}
+{% for e in column.entries -%}
+| {{ e.method }} | {{ e.sees }} | {{ "**%s**"|format(e|value) if e.best else e|value }}{{ " ≈" if e.tied }} | \
+{{ e.low|percent }} to {{ e.high|percent }} | {{ e.pixel_accuracy|percent }} | \
+{{ "%+.1f | "|format(100 * e.contrast) if plan.contrast }}{{ "%.0f"|format(e.pictures_per_second) }} |
+{% endfor -%}
+{% endfor %}
+**Best of its column**; ≈ not significantly worse (paired bootstrap over pictures, p > 0.05). Rows that see masks are \
+oracles, outside the ranking. mIoU in per cent.\
+{{ " Contrast: how much brighter a class's map is on the class than off it, in per cent." if plan.contrast }}
+{% if plan.quotes %}
+## Published, as quoted (other models, pictures and protocols: not comparable with the measured numbers)
+
+| method | benchmark | mIoU | source |
+|---|---|---|---|
+{% for q in plan.quotes -%}
+| {{ q.method }} | {{ q.benchmark }} | {{ q.value }} | {{ q.source }} |
+{% endfor -%}
+{% endif -%}
+"""
+
+_LATEX = """\
+% {{ plan.title }}. Bold: best; $\\approx$: not significantly worse (paired bootstrap, p > 0.05); $\\dagger$: oracle.
+\\begin{tabular}{l{{ "r" * columns|length }}}
+\\toprule
+method{% for column in columns %} & {{ column.benchmark|tex }}{% endfor %} \\\\
+\\midrule
+{% for method in methods -%}
+{{ method|tex }}{% for column in columns %} & {{ column.entry(method)|cell }}{% endfor %} \\\\
+{% endfor -%}
+\\bottomrule
+\\end{tabular}
+"""
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def value(entry: Entry) -> str:
+    """``31.2`` or, over seeds, ``31.2 ± 0.4``."""
+    return _percent(entry.miou) + (f" ± {100 * entry.spread:.1f}" if entry.spread is not None else "")
+
+
+def _tex(text: str) -> str:
+    return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+
+
+def _tex_cell(entry: Entry | None) -> str:
+    if entry is None:
+        return "--"
+    number = value(entry).replace("±", "$\\pm$")
+    mark = "$\\dagger$" if entry.is_oracle else "$\\approx$" if entry.tied else ""
+    return (f"\\textbf{{{number}}}" if entry.best else number) + mark
+
+
+def environment() -> Environment:
+    jinja = Environment(autoescape=False, keep_trailing_newline=True)  # noqa: S701 (text, not HTML)
+    jinja.filters |= {"percent": _percent, "value": value, "tex": _tex, "cell": _tex_cell}
+    return jinja
+
+
+def write_tables(cells: list[Cell], plan: Comparison, output: Path) -> None:
+    """``results.csv`` (a row per cell), ``per_class.csv``, ``results.md`` and ``results.tex``."""
+    shown = columns(cells)
+    methods = list(dict.fromkeys(cell.row["method"] for cell in cells))
+    left_out = {"names", "palette", "protocol_in_words"}
+    fields = [key for key in cells[0].row if key not in left_out]
+    rows = [{key: cell.row.get(key) for key in fields} for cell in cells]
+    _write(output / "results.csv", _csv(rows, fields))
+    per_class = [
+        {"method": c.row["method"], "benchmark": c.row["benchmark"], "seed": c.row["seed"], "class": name, "iou": iou}
+        for c in cells
+        for name, iou in zip(c.row["names"], c.iou.tolist(), strict=True)
+    ]
+    _write(output / "per_class.csv", _csv(per_class, ["method", "benchmark", "seed", "class", "iou"]))
+    jinja = environment()
+    _write(output / "results.md", jinja.from_string(_MARKDOWN).render(plan=plan, columns=shown))
+    _write(output / "results.tex", jinja.from_string(_LATEX).render(plan=plan, columns=shown, methods=methods))
+
+
+def _csv(rows: list[dict[str, Any]], fields: list[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,230 @@
+"""The command line as a user meets it: help, mistakes, configurations, checkpoints, predictions."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import cli
+from tests.conftest import ROOT
+from tests.data import make_pictures, make_voc
+
+SMALL = ["--data.pictures=3", "--data.num_workers=0", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
+SCLIP = ["--config", "configs/training_free/sclip.yaml"]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs a command that must fail with exit code 2 and one line; returns that line."""
+    assert cli.main(list(arguments)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_help_needs_no_heavy_import() -> None:
+    """What makes --help fast: neither torch nor lightning is imported for it."""
+    code = "import sys, cli; cli.main(['--help']); assert not {'torch', 'lightning', 'open_clip'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert all(command in done.stdout for command in cli.COMMANDS)
+
+
+def test_torchvision_of_another_build_does_not_stop_us() -> None:
+    code = "import common.compat, torch, torchvision, lightning, open_clip; print(torch.ops.torchvision.nms)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("TrainingFree", "Shapes", "voc21", "sclip", "naclip", "context59_official"):
+        assert name in printed
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} cli.py list | true", shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predcit"], "unknown command 'predcit'. Did you mean 'predict'"),
+        (["list", "method"], "unknown kind 'method'. Did you mean 'methods'"),
+        (["test", "--config", "absent.yaml"], "absent.yaml"),
+        (["test", *SCLIP, "--model.rule=sclop"], "unknown attention rule 'sclop'. Did you mean 'sclip'"),
+        (["test", *SCLIP, "--model.protocol=sclop"], "unknown protocol 'sclop'"),
+        (["test", *SCLIP, "--data.vocabulary=shapes14"], "unknown label space of Shapes 'shapes14'"),
+        (["test", *SCLIP, "--model=TrainingFre"], "unknown method 'TrainingFre'. Did you mean 'TrainingFree'"),
+        (["test", *SCLIP, "--data=Shape"], "unknown datamodule 'Shape'. Did you mean 'Shapes'"),
+        (["test", *SCLIP, "--model.temprature=3"], "temprature"),
+        (["test", *SCLIP, "--ckpt_path", "absent.ckpt"], "'absent.ckpt' does not exist"),
+        (["test", *SCLIP, "--data=VOC", "--data.root=/nowhere"], "where VOCdevkit/VOC2012 lies"),
+        (["predict", *SCLIP, "--images", "/nowhere", "--classes", "cat", "--output", "runs"], "'/nowhere' does not exist"),
+        (["predict", *SCLIP, "--images", "tests", "--classes", "cat", "--output", "runs"], "no pictures found in 'tests'"),
+        (["predict", *SCLIP, "--images"], "--images needs a value"),
+        (["fit", *SCLIP], "TrainingFree needs no training; use test, predict or compare"),
+        (["test", *SCLIP, "--trainer.precision=16-true", "--trainer.plugins=null", "--trainer.devices=0"], "devices"),
+        (["compare", "--config", "absent.yaml"], "'absent.yaml' does not exist"),
+    ],
+)
+def test_mistakes_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [("cat; cat", "duplicate classes"), (";", "class list is empty")],
+)
+def test_bad_classes(classes: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pictures(tmp_path / "in")
+    options = ["--images", str(tmp_path / "in"), "--classes", classes, "--output", str(tmp_path / "out")]
+    assert message in fails(capsys, "predict", *SCLIP, *options)
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    line = fails(capsys, "test", *SCLIP, *SMALL, f"--trainer.default_root_dir={tmp_path / 'file'}")
+    assert "is not writable" in line
+
+
+def test_every_run_has_its_own_folder_and_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["test", *SCLIP, *SMALL, f"--trainer.default_root_dir={tmp_path}", "--model.rule=naclip"]) == 0
+    (run,) = tmp_path.iterdir()
+    config = yaml.safe_load((run / "config_test.yaml").read_text())
+    assert config["model"]["init_args"]["rule"] == "naclip"
+    metrics = json.loads((run / "test" / "metrics.json").read_text())
+    assert metrics["pictures"] == 3
+    assert metrics["miou_95"][0] <= metrics["miou"] <= metrics["miou_95"][1]
+    assert len((run / "test" / "per_class.csv").read_text().splitlines()) == 14
+    assert "mIoU" in capsys.readouterr().out
+
+
+def test_print_config_is_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["test", *SCLIP, "--print_config"])
+    assert stop.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["rule"] == "sclip"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint written by fit, with a rule and a protocol that are not the defaults."""
+    folder = tmp_path_factory.mktemp("fit")
+    options = ["--data.train_pictures=8", "--data.train_batch_size=4", "--trainer.max_steps=2", "--trainer.precision=32-true"]
+    arguments = ["fit", "--config", "configs/pretrain/tiny_clip.yaml", *SMALL, *options, "--trainer.val_check_interval=2"]
+    model = ["--model.rule=maskclip", "--model.protocol_values={temperature: 7}"]
+    assert cli.main([*arguments, *model, f"--trainer.default_root_dir={folder}"]) == 0
+    return next(folder.rglob("*.ckpt"))
+
+
+def test_the_command_line_beats_the_checkpoint(trained: Path, tmp_path: Path) -> None:
+    """Lightning 2.6 silently lets the checkpoint's hyper-parameters win."""
+    base = ["test", "--ckpt_path", str(trained), "--data=Shapes", *SMALL]
+    for options, rule in (([], "maskclip"), (["--model.rule=clip"], "clip")):
+        folder = tmp_path / rule
+        assert cli.main([*base, *options, f"--trainer.default_root_dir={folder}"]) == 0
+        config = yaml.safe_load(next(folder.rglob("config_test.yaml")).read_text())
+        assert config["model"]["class_path"].endswith("CaptionPretraining")
+        assert config["model"]["init_args"]["rule"] == rule
+        assert config["model"]["init_args"]["protocol_values"] == {"temperature": 7}
+    assert next(trained.parents[1].glob("config_fit.yaml")).is_file()
+
+
+def test_a_checkpoint_of_another_model(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model=LinearProbe", f"--trainer.default_root_dir={tmp_path}", "--data=Shapes", *SMALL]
+    assert "of another model" in fails(capsys, "test", "--ckpt_path", str(trained), *options)
+
+
+def test_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "half.ckpt").write_bytes(b"PK\x03\x04 and then the disk was full")
+    assert "half.ckpt' cannot be read" in fails(capsys, "test", *SCLIP, "--ckpt_path", str(tmp_path / "half.ckpt"))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"hyper_parameters": {"f": print}, "state_dict": {}}, tmp_path / "evil.ckpt")
+    assert "evil.ckpt' cannot be read" in fails(capsys, "test", *SCLIP, "--ckpt_path", str(tmp_path / "evil.ckpt"))
+
+
+def test_predict_writes_label_maps_overlays_and_json(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "in")
+    options = [
+        "--images",
+        str(tmp_path / "in"),
+        "--classes=red plain disc; grass, sand; sky",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert cli.main(["predict", *SCLIP, *options]) == 0
+    out = tmp_path / "out"
+    content = json.loads((out / "predictions.json").read_text())
+    assert content["vocabulary"] == ["red plain disc", "grass", "sky"]
+    assert [row["picture"] for row in content["pictures"]] == ["a.png", "below/grey.jpg", "cmyk.jpg"]
+    for row in content["pictures"]:
+        with Image.open(out / "labels" / f"{row['picture']}.png") as image:
+            assert image.mode == "P"
+            labels = np.asarray(image)
+        assert list(labels.shape) == row["size"] == [40, 60]
+        areas = {content["vocabulary"][k]: pytest.approx((labels == k).mean(), abs=1e-4) for k in np.unique(labels)}
+        assert {name: entry["area"] for name, entry in row["classes"].items()} == areas
+        assert all(1 / 4 <= entry["score"] <= 1 for entry in row["classes"].values())
+        assert (out / "overlays" / f"{row['picture']}.png").is_file()
+
+
+def test_an_unreadable_picture_is_named_and_the_others_are_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pictures(tmp_path / "in")
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8\xff no more")
+    options = ["--images", str(tmp_path / "in"), "--classes", "cat; dog", "--output", str(tmp_path / "out")]
+    assert cli.main(["predict", *SCLIP, *options]) == 2
+    printed = capsys.readouterr().err
+    assert "broken.jpg' cannot be read" in printed
+    assert "1 of 4 pictures failed" in printed
+    assert len(list((tmp_path / "out" / "labels").rglob("*.png"))) == 3
+
+
+def test_a_single_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pictures(tmp_path / "in")
+    options = ["--images", str(tmp_path / "in" / "a.png"), "--classes", "cat; dog", "--output", str(tmp_path / "out")]
+    assert cli.main(["predict", *SCLIP, *options]) == 0
+    assert (tmp_path / "out" / "labels" / "a.png.png").is_file()
+    assert "on photographs its labels are wrong" in capsys.readouterr().out
+
+
+def test_an_error_in_a_loader_worker_is_one_line_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = make_voc(tmp_path)
+    picture = tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2007_000001.jpg"
+    picture.write_bytes(picture.read_bytes()[:900])
+    run = [f"--data.root={options['root']}", f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false"]
+    line = fails(capsys, "test", *SCLIP, "--data=VOC", "--data.num_workers=1", *run)
+    assert line.startswith(f"error: picture '{picture}' cannot be read: ")
+
+
+def test_a_mask_of_another_size_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_voc(tmp_path)
+    mask = tmp_path / "VOCdevkit/VOC2012/SegmentationClass/2007_000001.png"
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(mask)
+    options = ["--data=VOC", f"--data.root={tmp_path}", f"--trainer.default_root_dir={tmp_path / 'runs'}"]
+    line = fails(capsys, "test", *SCLIP, *options, "--data.num_workers=0", "--trainer.enable_progress_bar=false")
+    assert "2007_000001.png' is (5, 5) but its picture is (90, 64)" in line
+
+
+def test_two_processes_count_each_picture_once(tmp_path: Path) -> None:
+    """Five pictures on two processes: the same numbers, bit for bit, as on one."""
+    found = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        options = ["--data.pictures=5", "--data.num_workers=0", f"--trainer.devices={devices}", "--trainer.accelerator=cpu"]
+        run = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+        strategy = ["--trainer.strategy=ddp"] if devices == 2 else []
+        command = [sys.executable, "cli.py", "test", *SCLIP, *options, *run, *strategy]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        found.append(json.loads(next(folder.rglob("metrics.json")).read_text()))
+    assert found[0]["pictures"] == 5
+    assert found[0] == found[1]

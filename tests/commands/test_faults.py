@@ -1,0 +1,77 @@
+"""What breaks in the middle of a run: the user gets one line, and nothing that was done is lost."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.callbacks import Callback
+
+import cli
+from commands.errors import plain_errors
+from common.errors import UserError
+from reporting.checkpoints import last_checkpoint
+from tests.contract.test_resume import command
+
+MINUTE = 60.0
+
+
+class KillWorker(Callback):
+    """Ends a loader process in the middle of an epoch, as a machine out of memory does."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 3:
+            workers = multiprocessing.active_children()
+            assert workers
+            os.kill(workers[0].pid or 0, signal.SIGKILL)
+
+
+def test_a_killed_loader_process_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = command(tmp_path, "--data.num_workers=1", "--trainer.callbacks+=tests.commands.test_faults.KillWorker")
+    assert cli.main(options) == 2
+    assert "error: a loader process ended (" in (message := capsys.readouterr().err)
+    assert "--ckpt_path last" in message
+    assert last_checkpoint(tmp_path) is not None
+    assert cli.main(command(tmp_path, "--ckpt_path=last", "--trainer.max_steps=6")) == 0
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError(), FileNotFoundError("no such socket")])
+def test_nor_is_it_a_traceback_when_it_was_handing_a_batch_over(error: Exception) -> None:
+    def _try_get_data() -> None:  # as torch's loader calls it
+        raise error
+
+    with pytest.raises(UserError, match="a loader process ended"), plain_errors():
+        _try_get_data()
+    with pytest.raises(type(error)), plain_errors():
+        raise type(error)("of something else")
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("victim", ["first", "second"])
+def test_when_a_process_dies_the_others_stop_within_a_minute(victim: str, tmp_path: Path) -> None:
+    options = [*command(tmp_path), "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    options += ["--trainer.max_steps=4000"]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        first = subprocess.Popen([sys.executable, "cli.py", *options], stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        while (found := last_checkpoint(tmp_path)) is None or "step=1.ckpt" in found.name:
+            assert first.poll() is None, log.read_text()
+            time.sleep(0.1)
+        (second,) = [child for child in children(first.pid) if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()]
+        os.kill(first.pid if victim == "first" else second, signal.SIGKILL)
+        killed = time.monotonic()
+        first.wait(MINUTE)
+        while Path(f"/proc/{second}").exists():
+            assert time.monotonic() - killed < MINUTE
+            time.sleep(0.1)
+    assert first.returncode != 0
+    assert "another process of this run ended" in log.read_text()
+    assert last_checkpoint(tmp_path) is not None

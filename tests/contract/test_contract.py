@@ -1,0 +1,235 @@
+"""What every method and every datamodule promises; a new one is covered for free."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+
+from commands.lightning import build
+from common.errors import UserError
+from datamodules import DATAMODULES, DataModule
+from evaluation import Protocol, Vocabulary
+from evaluation.kept_scores import KeepScores
+from methods import METHODS, Segmenter
+from methods.segmenter import Supervision
+from tests.data import DATA
+
+SHAPES = {"pictures": 3, "train_pictures": 8, "train_batch_size": 4, "num_workers": 0}
+VARIANTS = [("ifseg", "_self_training"), ("zeroseg", ""), ("freeseg", "")]
+OF_TRAINING = {
+    Supervision.CAPTIONS: "captions",
+    Supervision.PICTURES: "pictures",
+    Supervision.BOXES: "questions",
+    Supervision.MASKS: "masks",
+}
+
+
+def shapes(method: type[Segmenter]) -> Any:
+    data = DATAMODULES["Shapes"](**SHAPES, train=OF_TRAINING.get(method.sees, "pictures"))
+    if method.sees is Supervision.NAMES:
+        return DATAMODULES["WordMaps"](scored_on=data, maps=8, largest=6, train_batch_size=4, num_workers=0)
+    return data
+
+
+def trainer(folder: Path, **options: Any) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return lightning.Trainer(default_root_dir=folder, accelerator="cpu", **quiet | options)
+
+
+def trains(method: type[Segmenter]) -> bool:
+    return method.configure_optimizers is not lightning.LightningModule.configure_optimizers
+
+
+def is_scored(data: DataModule) -> bool:
+    return type(data).test_dataloader is not DataModule.test_dataloader or bool(data.label_spaces)
+
+
+class WithoutGradient(lightning.Callback):
+    """Names of the trained parameters that a step gave none."""
+
+    names: list[str] | None = None
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        self.names = [name for name, p in pl_module.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> type[Segmenter]:
+    return METHODS[request.param]
+
+
+@pytest.fixture(params=DATAMODULES)
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> DataModule:
+    assert request.param in DATA, f"tests/data.py needs a tiny {request.param} in its original layout"
+    return DATAMODULES[request.param](**DATA[request.param](tmp_path / "data") | {"num_workers": 0})
+
+
+@pytest.mark.parametrize("vocabulary", ["shapes13", "voc21", "coco_stuff171"])
+def test_scores_have_a_row_per_word_at_any_size(method: type[Segmenter], vocabulary: str) -> None:
+    model = method()
+    if method.sees is Supervision.MASKS or hasattr(model, "ofa"):
+        vocabulary = "shapes13"  # a closed set of classes, or of words that the embedded OFA has learnt
+    model.use_vocabulary(Vocabulary.load(vocabulary), Protocol.preset("shapes", vocabulary))
+    for size in ((64, 64), (40, 72)):
+        scores = model(torch.rand(2, 3, *size))
+        assert scores.shape[:2] == (2, len(model.class_of_word))
+        assert scores.isfinite().all()
+    assert model.class_of_word.max() < Vocabulary.load(vocabulary).num_classes
+
+
+def test_label_maps_have_the_pictures_size_and_known_classes(method: type[Segmenter]) -> None:
+    model = method()
+    model.use_vocabulary(Vocabulary.load("shapes13"))
+    images = [torch.rand(3, 50, 70), torch.rand(3, 1, 9), torch.rand(3, 64, 64)]
+    for image, result in zip(images, model.segment(images, with_score=True), strict=True):
+        assert result.labels.shape == image.shape[1:]
+        assert result.labels.dtype == torch.uint8
+        assert result.labels.max() < 13
+        assert result.score is not None
+        assert result.score.min() >= 0
+        assert result.score.max() <= 1.0001
+
+
+def test_several_pictures_at_once_are_as_one_by_one(method: type[Segmenter]) -> None:
+    model = method()
+    model.use_vocabulary(Vocabulary.load("shapes13"))
+    images = [torch.rand(3, 64, 96), torch.rand(3, 96, 64)]
+    together = model.segment(images)
+    alone = [model.segment([image])[0] for image in images]
+    for a, b in zip(together, alone, strict=True):
+        assert (a.labels != b.labels).float().mean() < 0.001  # rounding of ties only
+
+
+def test_kept_scores_give_the_same_label_maps_under_other_thresholds(method: type[Segmenter], tmp_path: Path) -> None:
+    """What :data:`evaluation.kept_scores.AFTER_SCORING` leaves out of the key must not change a score."""
+    model, vocabulary = method(), Vocabulary.load("shapes13")
+    images = [torch.rand(3, 64, 96), torch.rand(3, 96, 64)]
+    numbers = {"background": "words", "background_value": 0.2, "temperature": 40.0, "short_side": 64, "templates": "plain"}
+    other = {"background_value": 0.3, "temperature": 15.0, "area_threshold": 0.05, "refine": "pamr", "activation": "sigmoid"}
+    if model.scores == "probability":
+        other["temperature"] = other["activation"] = None  # they are in the scores
+    other = {key: value for key, value in other.items() if value is not None}
+    read = []
+    for values in (numbers, numbers | other, numbers | {"short_side": 80}):
+        model.protocol_values = values
+        model.use_vocabulary(vocabulary)
+        plain = model.segment(images, with_score=True)
+        KeepScores(str(tmp_path)).on_test_start(None, model)
+        assert model.kept_scores is not None
+        kept = model.segment(images, with_score=True)
+        read.append(model.kept_scores.read)
+        model.kept_scores = None
+        for a, b in zip(plain, kept, strict=True):
+            assert torch.equal(a.labels, b.labels)
+            assert torch.equal(a.score, b.score)
+    assert read == [0, 2, 0]
+
+
+def test_no_vocabulary_is_said_plainly(method: type[Segmenter]) -> None:
+    with pytest.raises(UserError, match="use_vocabulary"):
+        method().segment([torch.rand(3, 8, 8)])
+
+
+def test_fit_test_and_checkpoint_round_trip(method: type[Segmenter], tmp_path: Path) -> None:
+    model, benchmark = method(), shapes(method)
+    if trains(method):
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        run = trainer(tmp_path, max_steps=2, limit_val_batches=1)
+        run.fit(model, benchmark)
+        assert run.global_step == 2
+        assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items() if k in before)
+        run.save_checkpoint(tmp_path / "m.ckpt")
+        again = method.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)  # plain hyper-parameters only
+    else:
+        again = method()
+    results = []
+    for tested in (model, again):
+        trainer(tmp_path).test(tested, benchmark, verbose=False)
+        assert tested.metric is not None
+        results.append(tested.metric.result())
+    assert results[0]["pictures"].tolist() == [0, 1, 2]
+    assert torch.equal(results[0]["matrix"], results[1]["matrix"])
+    assert results[0]["matrix"].sum() == sum((benchmark.benchmark("test")[i]["mask"] != 255).sum() for i in range(3))
+
+
+def test_every_trained_parameter_gets_a_gradient(method: type[Segmenter], tmp_path: Path) -> None:
+    """Else DDP, waiting for it, stops in the second step."""
+    if not trains(method):
+        pytest.skip("learns nothing")
+    if "find_unused_parameters" in (method.__doc__ or ""):
+        pytest.skip("trains in phases, and says which strategy that needs")
+    look = WithoutGradient()
+    trainer(tmp_path, max_steps=1, limit_val_batches=0, callbacks=[look]).fit(method(), shapes(method))
+    assert look.names == []
+
+
+@pytest.mark.parametrize("config", [f"{m}/shapes{v}" for m, v in VARIANTS], ids=str)
+def test_nor_is_one_without_in_a_shipped_config(config: str) -> None:
+    options = ["max_steps=1", "limit_val_batches=0", "logger=false", "enable_checkpointing=false", "enable_progress_bar=false"]
+    made = build(["--config", f"configs/{config}.yaml", *(f"--trainer.{o}" for o in options)])
+    data: Any = made.datamodule
+    for part in (data, data.scored_on, data.pictures) if hasattr(data, "maps") else (data,):
+        if part is not None:
+            part.train_pictures, part.maps, part.train_batch_size, part.num_workers = 8, 8, 4, 0
+    look = WithoutGradient()
+    made.trainer.callbacks.append(look)
+    made.trainer.fit(made.model, data)
+    assert look.names == []
+
+
+def test_nothing_to_ask_is_an_error(method: type[Segmenter]) -> None:
+    protocol = Protocol.preset("shapes", None, background="threshold")
+    with pytest.raises(UserError, match="nothing but background"):
+        method().use_vocabulary(Vocabulary.parse("background"), protocol)
+
+
+def test_a_mask_in_a_training_batch_is_an_error(method: type[Segmenter]) -> None:
+    batch = {"image": torch.rand(1, 3, 8, 8), "mask": torch.zeros(1, 8, 8)}
+    if method.sees is Supervision.MASKS:
+        method().on_train_batch_start(batch, 0)
+    else:
+        with pytest.raises(UserError, match=f"training batch of {method.__name__} holds a mask"):
+            method().on_train_batch_start(batch, 0)
+
+
+def test_methods_document_themselves(method: type[Segmenter]) -> None:
+    assert method.__doc__
+    for parameter in method.__init__.__annotations__:
+        if parameter != "return":
+            assert f"{parameter}:" in method.__doc__ + (Segmenter.__doc__ or ""), f"{method.__name__}: {parameter}"
+
+
+def test_benchmark_items_fit_together(data: DataModule) -> None:
+    if not is_scored(data):
+        pytest.skip("has no labelled pictures")
+    dataset: Any = data.benchmark("test")
+    assert len(dataset) == 3
+    for index in range(3):
+        item = dataset[index]
+        assert item["index"] == index
+        assert item["image"].shape[1:] == item["mask"].shape
+        assert item["image"].dtype == torch.uint8
+        assert item["mask"].dtype == torch.uint8
+        inside = item["mask"][item["mask"] != 255]
+        assert inside.max() < data.vocabulary.num_classes
+        assert torch.equal(dataset[index]["image"], item["image"])
+
+
+def test_every_datamodule_is_scored_or_predicted_once_per_picture(data: DataModule, tmp_path: Path) -> None:
+    model = METHODS["TrainingFree"]("sclip")
+    if is_scored(data):
+        trainer(tmp_path).test(model, data, verbose=False)
+        assert model.metric.result()["pictures"].tolist() == [0, 1, 2]
+    else:
+        outputs: Any = trainer(tmp_path).predict(model, data)
+        assert len([result for batch in outputs for result in batch]) == 3
+
+
+def test_the_limit_takes_the_first_pictures(data: DataModule) -> None:
+    if not data.label_spaces:
+        pytest.skip("has no limit of its own")
+    data.limit = 2
+    names = [name for batch in data.test_dataloader() for name in batch["name"]]  # type: ignore[call-overload]
+    assert names == [data.benchmark("test")[i]["name"] for i in range(2)]

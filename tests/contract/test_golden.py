@@ -1,0 +1,49 @@
+"""Twenty steps of every learner: a refactor must not change what is learnt, bit for bit."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from methods import METHODS
+from tests.contract.test_resume import LEARNERS, fit
+
+STEPS = 20
+GOLDEN = Path(__file__).with_name("golden_losses.json")  # ZEROLABEL_GOLDEN=write makes it anew
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of other threads round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def machine() -> str:
+    """What bits depend on: the processor's kernels and torch."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_twenty_steps(name: str, tmp_path: Path) -> None:
+    """Equal on the machine that wrote them; elsewhere rounding grows over the steps, and the first are compared."""
+    _, losses = fit(tmp_path, METHODS[name], 0, steps=STEPS)
+    golden = json.loads(GOLDEN.read_text())
+    found = {str(step): logged for step, logged in losses.items()}
+    assert len(found) == STEPS
+    if os.environ.get("ZEROLABEL_GOLDEN") == "write":
+        golden["machine"] = machine()
+        golden["losses"][name] = found
+        GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
+    elif machine() == golden["machine"]:
+        assert found == golden["losses"][name]
+    else:
+        for step in range(1, 6):
+            assert found[str(step)] == pytest.approx(golden["losses"][name][str(step)], rel=1e-3, abs=1e-5)

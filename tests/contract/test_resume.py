@@ -1,0 +1,188 @@
+"""A fit that was stopped anywhere goes on as if nothing had happened; checkpoints are whole or absent."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+import cli
+from common.errors import UserError
+from methods import METHODS, Segmenter
+from methods.segmenter import Supervision
+from reporting.checkpoints import AtomicCheckpointIO, PeriodicCheckpoint, last_checkpoint
+from tests.contract.test_contract import SHAPES, shapes, trainer, trains
+
+STEPS = 5  # of three an epoch
+LEARNERS = [name for name, method in METHODS.items() if trains(method)]
+
+
+class Losses(Callback):
+    """What was logged at each step."""
+
+    def __init__(self) -> None:
+        self.of_step: dict[int, dict[str, float]] = {}
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.of_step[trainer.global_step] = {k: float(v) for k, v in trainer.callback_metrics.items() if "train" in k}
+
+
+def fit(
+    folder: Path, method: type[Segmenter], workers: int, resume: Path | None = None, steps: int = STEPS
+) -> tuple[dict[str, torch.Tensor], dict[int, dict[str, float]]]:
+    """The weights after all steps and what was logged; all checkpoints are kept in ``folder``."""
+    lightning.seed_everything(1)
+    data = shapes(method)
+    for part in (data, getattr(data, "scored_on", None)):
+        if part is not None:
+            part.train_pictures, part.maps, part.num_workers = 12, 12, workers
+    losses = Losses()
+    model = method()
+    if resume is not None:
+        torch.manual_seed(1234)  # another process's state
+        torch.rand(5)
+    run = trainer(
+        folder,
+        max_steps=steps,
+        limit_val_batches=0,
+        enable_checkpointing=True,
+        callbacks=[losses, PeriodicCheckpoint(1, -1, str(folder))],
+        plugins=[AtomicCheckpointIO()],
+    )
+    run.fit(model, data, ckpt_path=resume, weights_only=True)
+    return {k: v.clone() for k, v in model.state_dict().items()}, losses.of_step
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_going_on_is_as_if_nothing_had_happened(name: str, tmp_path: Path) -> None:
+    whole, losses = fit(tmp_path / "whole", METHODS[name], 0)
+    assert list(losses) == list(range(1, STEPS + 1))
+    for step in (2, 3):  # in mid-epoch, at its end
+        again, went_on = fit(tmp_path / "again", METHODS[name], 0, tmp_path / "whole" / f"step={step}.ckpt")
+        assert list(went_on) == list(range(step + 1, STEPS + 1))
+        assert went_on == {k: v for k, v in losses.items() if k > step}
+        assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+
+@pytest.mark.parametrize("name", ["IFSeg", "ZeroSeg"])
+def test_going_on_with_workers(name: str, tmp_path: Path) -> None:
+    whole, losses = fit(tmp_path / "whole", METHODS[name], 2)
+    again, went_on = fit(tmp_path / "again", METHODS[name], 2, tmp_path / "whole" / "step=4.ckpt")
+    assert went_on == {STEPS: losses[STEPS]}
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+    none, same = fit(tmp_path / "none", METHODS[name], 0)
+    assert same == losses
+    assert all(torch.equal(none[key], value) for key, value in whole.items())
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    """A fit of some seconds, with a checkpoint after every step."""
+    return [
+        *("fit", "--config", "configs/oracle/linear_probe.yaml", f"--trainer.default_root_dir={folder}"),
+        *("--trainer.max_steps=60", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"),
+        *("--trainer.enable_checkpointing=true", "--trainer.enable_model_summary=false"),
+        *("--trainer.callbacks+=reporting.checkpoints.PeriodicCheckpoint", "--trainer.callbacks.every_n_train_steps=1"),
+        *("--data.train_pictures=24", "--data.train_batch_size=4", "--data.num_workers=0", *options),
+    ]
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    last = last_checkpoint(folder)
+    assert last is not None
+    state: dict[str, torch.Tensor] = torch.load(last, weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_killed_fit_goes_on(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+    assert cli.main(command(tmp_path / "whole")) == 0
+    killed = subprocess.Popen([sys.executable, "cli.py", *command(tmp_path / "killed")], stderr=subprocess.PIPE, text=True)
+    while (found := last_checkpoint(tmp_path / "killed")) is None or "step=1.ckpt" in found.name:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(sent)
+    errors = killed.communicate(timeout=60)[1]
+    assert killed.returncode == code
+    stopped = last_checkpoint(tmp_path / "killed")
+    assert stopped is not None
+    assert stopped.name != "step=60.ckpt"
+    if sent is signal.SIGTERM:
+        assert "stopped by SIGTERM; go on with --ckpt_path last" in errors
+    time.sleep(1)  # run folders are named by the second
+    assert cli.main(command(tmp_path / "killed", "--ckpt_path=last")) == 0
+    whole, again = final(tmp_path / "whole"), final(tmp_path / "killed")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+
+def test_two_processes_go_on(tmp_path: Path) -> None:
+    """Started by Lightning first, and then by torchrun."""
+    options = [
+        *("fit", "--config", "configs/ifseg/shapes.yaml", "--trainer.devices=2", "--trainer.strategy=ddp"),
+        *("--trainer.max_steps=5", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+        *("--trainer.accelerator=cpu", "--trainer.callbacks+=reporting.checkpoints.PeriodicCheckpoint"),
+        *("--trainer.callbacks.every_n_train_steps=1", "--trainer.callbacks.save_top_k=-1"),
+        *("--data.maps=24", "--data.train_batch_size=4", "--data.num_workers=0"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name, start in (("whole", []), ("again", ["-m", "torch.distributed.run", "--nproc-per-node=2"])):
+        before = [f"--ckpt_path={file}" for file in (tmp_path / "whole").glob("*/checkpoints/step=2.ckpt")]
+        command = [sys.executable, *start, "cli.py", *options, f"--trainer.default_root_dir={tmp_path / name}", *before]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    whole, again = final(tmp_path / "whole"), final(tmp_path / "again")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+    written = sorted(file.name for file in (tmp_path / "again").glob("*/checkpoints/step=*.ckpt"))
+    assert written == ["step=3.ckpt", "step=4.ckpt", "step=5.ckpt"]
+
+
+def test_last_without_a_run_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(tmp_path, "--ckpt_path=last", "--trainer.max_steps=1")) == 0
+    assert f"no checkpoint under '{tmp_path}' yet: starting anew" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save, calls = torch.save, []
+
+    def full(content: Any, file: Any, *rest: Any, **options: Any) -> None:
+        calls.append(file)
+        save({"half": 1}, file)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(content, file, *rest, **options)
+
+    monkeypatch.setattr(torch, "save", full)
+    assert cli.main(command(tmp_path)) == 2
+    assert "No space left on device" in (message := capsys.readouterr().err)
+    assert "step=4.ckpt' could not be written" in message
+    assert "--ckpt_path last" in message
+    monkeypatch.undo()
+    (folder,) = tmp_path.glob("*/checkpoints")
+    assert sorted(file.name for file in folder.iterdir()) == ["last.ckpt", "step=2.ckpt", "step=3.ckpt"]
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_a_truncated_checkpoint_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(tmp_path, "--trainer.max_steps=2")) == 0
+    last = last_checkpoint(tmp_path)
+    assert last is not None
+    last.write_bytes(last.read_bytes()[:1000])
+    assert cli.main(command(tmp_path, "--ckpt_path=last")) == 2
+    assert f"checkpoint '{last}' cannot be read" in (message := capsys.readouterr().err)
+    assert "step=1.ckpt" in message
+
+
+def test_learners_of_every_kind_are_tried() -> None:
+    assert {METHODS[name].sees for name in LEARNERS} >= {Supervision.NAMES, Supervision.PICTURES, Supervision.MASKS}
+    assert SHAPES["train_batch_size"] * 3 == 12
+    with pytest.raises(UserError, match="could not be written"):
+        AtomicCheckpointIO().save_checkpoint({}, "/proc/none/x.ckpt")

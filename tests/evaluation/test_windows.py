@@ -1,0 +1,62 @@
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation import Protocol
+from evaluation.windows import resize_image, resized_side_lengths, score_windows, window_boxes
+
+sides = st.integers(1, 90)
+
+
+@given(sides, sides, st.integers(1, 50), st.integers(1, 50))
+def test_windows_cover_every_pixel_and_follow_the_published_count(height: int, width: int, crop: int, stride: int) -> None:
+    stride = min(stride, crop)
+    boxes = window_boxes(height, width, Protocol(crop=crop, stride=stride))
+    visits = torch.zeros(height, width)
+    for top, left, bottom, right in boxes:
+        assert (bottom - top, right - left) == (min(crop, height), min(crop, width))
+        visits[top:bottom, left:right] += 1
+    assert visits.min() >= 1
+    per_axis = [max(side - crop + stride - 1, 0) // stride + 1 for side in (height, width)]
+    assert len(boxes) == per_axis[0] * per_axis[1]
+
+
+@given(sides, sides, st.integers(1, 60), st.integers(1, 120))
+def test_resize_keeps_the_ratio_and_both_limits(height: int, width: int, short: int, long: int) -> None:
+    protocol = Protocol(short_side=short, max_long_side=long)
+    h, w = resized_side_lengths(height, width, protocol)
+    assert max(h, w) <= long + 1
+    assert min(h, w) <= short
+    scale = min(short / min(height, width), long / max(height, width))
+    assert abs(h - height * scale) <= 1
+    assert abs(w - width * scale) <= 1
+
+
+def mean_colour(images: torch.Tensor) -> torch.Tensor:
+    """A stand-in for a backbone: scores (B, 3, h, w) at stride 4."""
+    return F.adaptive_avg_pool2d(images, (max(1, images.shape[2] // 4), max(1, images.shape[3] // 4)))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.integers(20, 60), st.integers(20, 60)), min_size=1, max_size=3), st.integers(1, 9))
+def test_batching_windows_changes_nothing(shapes: list[tuple[int, int]], batch: int) -> None:
+    """All windows of several pictures in one batch against one window of one picture at a time, added up by hand."""
+    protocol = Protocol(crop=24, stride=12)
+    pictures = [torch.rand(3, *shape) for shape in shapes]
+    together = score_windows(mean_colour, pictures, protocol, batch)
+    for picture, scored in zip(pictures, together, strict=True):
+        total, visits = torch.zeros_like(picture), torch.zeros(picture.shape[1:])
+        for top, left, bottom, right in window_boxes(*picture.shape[1:], protocol):
+            scores = mean_colour(picture[None, :, top:bottom, left:right])
+            total[:, top:bottom, left:right] += F.interpolate(scores, (bottom - top, right - left), mode="bilinear")[0]
+            visits[top:bottom, left:right] += 1
+        torch.testing.assert_close(scored.merge(slice(None)), total / visits)
+
+
+def test_a_whole_picture_goes_straight_to_the_original_size() -> None:
+    protocol = Protocol(crop=None, stride=None, short_side=32)
+    picture = resize_image(torch.rand(3, 48, 64), protocol)
+    (scored,) = score_windows(mean_colour, [picture], protocol, 1)
+    expected = F.interpolate(mean_colour(picture[None]), (48, 64), mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(scored.merge(slice(None), (48, 64)), expected)

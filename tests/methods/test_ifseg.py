@@ -1,0 +1,340 @@
+"""Word maps, IFSeg and the readings of OFA; the equations are in ``test_parity_ofa.py``."""
+
+import copy
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import lightning
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import cli
+from backbones.ofa import OFA, convert
+from backbones.ofa.loading import FOLDER, load_ofa, load_tokenizer
+from common.errors import UserError
+from datamodules import DATAMODULES
+from evaluation import Vocabulary
+from methods import METHODS
+from methods.ifseg.map_loss import map_cross_entropy
+from methods.ifseg.word_maps import draw_maps
+from tests.conftest import ROOT
+
+WEIGHTS = FOLDER / "embedded_ofa.safetensors"
+
+
+def maps(epoch: int = 0, **options: Any) -> list[Any]:
+    loader = DATAMODULES["WordMaps"]("cat; dog; sky", **{"maps": 24, "train_batch_size": 8, "num_workers": 0} | options)
+    found = loader.train_dataloader()
+    found.sampler.set_epoch(epoch)
+    return list(found)
+
+
+def test_maps_follow_from_seed_epoch_and_index() -> None:
+    def same(a: list[Any], b: list[Any]) -> bool:
+        return all(torch.equal(x[key], y[key]) for x, y in zip(a, b, strict=True) for key in x)
+
+    assert same(maps(), maps(num_workers=2))
+    assert not same(maps(), maps(1))
+    assert not same(maps(), maps(seed=1))
+    assert set(maps()[0]) == {"numbers", "size"}  # no picture and no mask
+
+
+def test_sizes_and_words_are_uniform() -> None:
+    batches = maps(maps=4000, train_batch_size=4000)
+    sizes = batches[0]["size"]
+    for axis in (0, 1):
+        counts = np.bincount(sizes[:, axis].numpy(), minlength=33)[1:]
+        assert counts.sum() == 4000
+        assert counts.min() > 80
+        assert counts.max() < 175
+    words = draw_maps(batches[0], 3, 32)
+    share = np.bincount(words.flatten().numpy()) / words.numel()
+    np.testing.assert_allclose(share, 1 / 3, atol=0.01)
+
+
+def test_a_map_keeps_its_cells_at_every_size() -> None:
+    batch = {"numbers": torch.arange(36).reshape(1, 6, 6), "size": torch.tensor([[2, 3]])}
+    drawn = draw_maps(batch, 100, 6)
+    assert drawn[0, ::3, ::2].tolist() == [[0, 1, 2], [6, 7, 8]]
+    assert torch.equal(drawn.repeat_interleave(2, 1).repeat_interleave(2, 2), draw_maps(batch, 100, 12))
+
+
+@pytest.fixture(scope="module")
+def ifseg() -> Any:
+    model = METHODS["IFSeg"]()
+    model.use_vocabulary(Vocabulary.load("shapes12"))
+    return model
+
+
+def test_frozen_parts_stay_and_the_rest_learns(tmp_path: Path) -> None:
+    model: Any = METHODS["IFSeg"](learning_rate=1e-3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    data = DATAMODULES["WordMaps"](
+        scored_on=DATAMODULES["Shapes"]("shapes12", pictures=2, num_workers=0), largest=8, maps=64, num_workers=0
+    )
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(default_root_dir=tmp_path, accelerator="cpu", max_steps=2, limit_val_batches=0, **quiet)
+    trainer.fit(model, data)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert not any(part in name for name in moved for part in ("embed_images", "image_proj", "embed_tokens"))
+    assert {"ofa.decoder.embed_seg_positions.weight", "ofa.encoder.layers.0.fc1.weight"} <= moved
+
+
+def test_row_i_sees_no_cell_at_or_after_i(ifseg: Any) -> None:
+    """The surrogate input is causal: with cross-attention silenced, a row knows the encoder's cells before it only."""
+    ofa = copy.deepcopy(ifseg.ofa).eval()
+    with torch.no_grad():
+        for layer in ofa.decoder.layers:
+            layer.cross_attn_ln.weight.zero_()
+            layer.cross_attn_ln.bias.zero_()
+        encoded = ofa.encode_map(torch.randn(1, 8, 8, 128), ifseg.source)
+        before = ofa.decode_map(encoded)
+        encoded.states[:, 20:40] += 1
+        difference = (before - ofa.decode_map(encoded)).abs().amax((0, 2))
+    assert before.shape == (1, 64, 128)
+    assert (difference[:21] == 0).all()
+    assert (difference[21:41] > 0).all()
+
+
+def test_scores_have_the_grid_of_any_size(ifseg: Any) -> None:
+    with torch.no_grad():
+        for height, width in ((64, 64), (64, 96), (50, 70), (8, 8), (8, 200)):
+            scores = ifseg(torch.rand(1, 3, height, width))
+            assert scores.shape == (1, 12, -(-height // 8), -(-width // 8))
+            assert scores.isfinite().all()
+
+
+def test_class_embeddings_are_means_of_pieces(ifseg: Any) -> None:
+    tokenizer, words = load_tokenizer(None), ifseg.ofa.words
+    ids = tokenizer.encode("red striped square")
+    assert len(ids) == 3
+    assert tokenizer.decode(ids) == "red striped square"
+    torch.testing.assert_close(ifseg.class_embeddings[3], words[ids].mean(0))
+    assert ifseg.vocabulary.names[3] == "red striped square"
+    assert ifseg.source[0, 0] == 0
+    assert ifseg.source[0, -1] == 2
+
+
+def test_names_that_ofa_cannot_read_are_refused(ifseg: Any) -> None:
+    ifseg = copy.deepcopy(ifseg)
+    with pytest.raises(UserError, match="the class 'aeroplane' has no piece that OFA knows"):
+        ifseg.use_vocabulary(Vocabulary.parse("red plain disc; aeroplane"))
+    with pytest.raises(UserError, match=r"make a text of .* pieces; OFA reads 64\. Name fewer"):
+        ifseg.use_vocabulary(Vocabulary.parse("; ".join("red " * (k + 1) + "disc" for k in range(11))))
+
+
+def test_too_little_to_train_on_is_refused() -> None:
+    with pytest.raises(UserError, match="'cat' is the only class"):
+        DATAMODULES["WordMaps"]("cat")
+    with pytest.raises(UserError, match="no class names to train on"):
+        DATAMODULES["WordMaps"]()
+    with pytest.raises(UserError, match="duplicate classes"):
+        DATAMODULES["WordMaps"]("cat; dog; cat")
+    with pytest.raises(UserError, match="word maps have no pictures to score on"):
+        DATAMODULES["WordMaps"]("cat; dog").test_dataloader()
+
+
+def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
+    weights = load_file(WEIGHTS)
+    cases: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+        "chinese": ({**weights, "encoder.embed_tokens.weight": torch.zeros(50, 128)}, "has 50 words, .* Chinese"),
+        "size": ({**weights, "encoder.layer_norm.weight": torch.zeros(3)}, r"'encoder\.layer_norm\.weight' is \(3,\)"),
+        "missing": ({k: v for k, v in weights.items() if "fc1" not in k}, "lacks 'encoder.layers.0.fc1.weight' and 9 other"),
+        "none": ({"x": torch.zeros(1)}, "holds no OFA"),
+    }
+    for name, (content, message) in cases.items():
+        save_file(content, tmp_path / f"{name}.safetensors")
+        with pytest.raises(UserError, match=message):
+            load_ofa("embedded", str(tmp_path / f"{name}.safetensors"))
+    torch.save({"model": weights, "cfg": Path("x")}, tmp_path / "pickled.pt")
+    with pytest.raises(UserError, match="holds pickled objects"):
+        load_ofa("embedded", str(tmp_path / "pickled.pt"))
+    with pytest.raises(UserError, match="do not exist"):
+        load_ofa("embedded", "nowhere.pt")
+    with pytest.raises(UserError, match="needs a revision"):
+        load_ofa("base", "hf-hub:OFA-Sys/ofa-base")
+    with pytest.raises(UserError, match="hf-hub:OFA-Sys/ofa-base' cannot be downloaded"):
+        OFA.from_pretrained("hf-hub:OFA-Sys/ofa-base", "embedded", revision="0" * 40)
+    with pytest.raises(UserError, match=r"unknown OFA size 'bas'\. Did you mean 'base'"):
+        load_ofa("bas", None)
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_converting_a_fairseq_file_runs_nothing_of_it(tmp_path: Path) -> None:
+    weights = {name: value for name, value in load_file(WEIGHTS).items() if not name.startswith("tag_head")}
+    torch.save({"model": weights, "cfg": Path("x"), "more": [Evil(tmp_path / "ran")]}, tmp_path / "ofa.pt")
+    assert convert.main([str(tmp_path / "ofa.pt"), str(tmp_path / "ofa.safetensors")]) == 0
+    assert not (tmp_path / "ran").exists()
+    assert all(torch.equal(value, weights[name]) for name, value in load_file(tmp_path / "ofa.safetensors").items())
+    load_ofa("embedded", str(tmp_path / "ofa.safetensors"))
+    assert convert.main([str(tmp_path / "none.pt"), "x.safetensors"]) == 2
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    assert convert.main([str(tmp_path / "text.pt"), "x.safetensors"]) == 2
+
+
+def test_fairseq_and_hugging_face_spellings_load_alike(tmp_path: Path) -> None:
+    weights = load_file(WEIGHTS)
+
+    def hugging_face(name: str) -> str:
+        for ours, theirs in (
+            ("cross_attn_ln", "cross_attn_mid_layer_norm"),
+            ("encoder_attn_layer_norm", "cross_attn_layer_norm"),
+            ("encoder_attn.", "cross_attn."),
+            ("self_attn_ln", "self_attn_mid_layer_norm"),
+            (".attn_ln", ".self_attn_mid_layer_norm"),
+            ("ffn_layernorm", "ffn_layer_norm"),
+        ):
+            name = name.replace(ours, theirs)
+        return name
+
+    torch.save({"model": weights}, tmp_path / "fairseq.pt")
+    torch.save({hugging_face(name): value for name, value in weights.items()}, tmp_path / "hugging_face.bin")
+    ours = load_ofa("embedded", str(WEIGHTS)).state_dict()
+    for file in ("fairseq.pt", "hugging_face.bin"):
+        loaded = load_ofa("embedded", str(tmp_path / file)).state_dict()
+        assert all(torch.equal(loaded[name], value) for name, value in ours.items() if "seg_" not in name)
+
+
+def test_the_command_line_trains_and_scores(tmp_path: Path) -> None:
+    config = [
+        "--config",
+        "configs/ifseg/shapes.yaml",
+        f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.enable_progress_bar=false",
+    ]
+    small = [
+        "--trainer.enable_progress_bar=false",
+        "--data.scored_on.pictures=2",
+        "--data.scored_on.num_workers=0",
+        "--data.num_workers=0",
+    ]
+    assert cli.main(["fit", *config, *small, "--trainer.max_steps=2"]) == 0
+    checkpoint = str(next(tmp_path.rglob("*.ckpt")))
+    assert cli.main(["test", *config, *small, "--ckpt_path", checkpoint]) == 0
+
+
+def test_it_is_documented_where_it_was_trained() -> None:
+    assert (ROOT / "configs" / "pretrain" / "embedded_ofa.yaml").is_file()
+    assert WEIGHTS.stat().st_size < 10_000_000
+
+
+@given(words=st.integers(2, 9), coarse=st.integers(1, 6), factor=st.integers(1, 5), strip=st.integers(1, 3000))
+def test_the_map_loss_is_the_plain_one(words: int, coarse: int, factor: int, strip: int) -> None:
+    logits = torch.randn(2, words, coarse, coarse, requires_grad=True)
+    target = torch.randint(0, words, (2, coarse * factor, coarse * factor))
+    with mock.patch("methods.ifseg.map_loss.STRIP", strip):
+        ours = map_cross_entropy(logits, target)
+    (ours_gradient,) = torch.autograd.grad(3 * ours, logits)
+    plain = F.cross_entropy(F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False), target)
+    (plain_gradient,) = torch.autograd.grad(3 * plain, logits)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours_gradient, plain_gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_neighbours_are_averaged_by_any_method_with_features() -> None:
+    picture = [DATAMODULES["Shapes"](pictures=1).benchmark("test")[0]["image"]]
+    model: Any = METHODS["TrainingFree"](
+        "sclip", protocol_values={"refine": "neighbours", "neighbour_steps": 1, "neighbours": 1}
+    )
+    model.use_vocabulary(Vocabulary.load("shapes12"))
+    itself = model.segment(picture)[0].labels
+    model.protocol = replace(model.protocol, refine="none")
+    assert (itself != model.segment(picture)[0].labels).float().mean() < 0.1  # probabilities, not logits, are upsampled
+    model.protocol = replace(model.protocol, refine="neighbours", neighbours=60, neighbour_steps=25)
+    assert len(model.segment(picture)[0].labels.unique()) < len(itself.unique())
+    probe: Any = METHODS["LinearProbe"](protocol_values={"refine": "neighbours"})
+    probe.use_vocabulary(Vocabulary.load("shapes13"))
+    with pytest.raises(UserError, match="LinearProbe has no features to find a cell's neighbours by"):
+        probe.segment(picture)
+    threshold = replace(model.protocol, background="threshold", background_value=0.9, neighbours=1)
+    model.use_vocabulary(Vocabulary.load("shapes13"), threshold)
+    (found,) = model.segment(picture, with_score=True)
+    assert found.score is not None
+    assert 0 < (found.labels == 0).float().mean() < 1
+    assert torch.equal(found.labels == 0, found.score < 0.9)  # averaged probabilities are compared with it
+
+
+def small_run(folder: Path, model: Any, pictures: bool = False, **options: Any) -> lightning.Trainer:
+    scored_on = DATAMODULES["Shapes"]("shapes12", pictures=2, num_workers=0)
+    seen = DATAMODULES["Shapes"]("shapes12", train="pictures", train_pictures=40, train_batch_size=2, num_workers=0)
+    data = DATAMODULES["WordMaps"](
+        scored_on=scored_on, largest=8, maps=64, num_workers=0, train_batch_size=4, pictures=seen if pictures else None
+    )
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(default_root_dir=folder, accelerator="cpu", **quiet, **options)
+    trainer.fit(model, data)
+    return trainer
+
+
+def test_self_training_goes_on_with_pictures(tmp_path: Path) -> None:
+    steps: list[str] = []
+    model: Any = METHODS["IFSeg"](self_training_from=2)
+    assert model.sees.value == "unlabelled pictures"
+    for name in ("_image_free_loss", "_self_training_loss"):
+        method = getattr(model, name)
+        setattr(model, name, lambda batch, name=name, method=method: steps.append(name) or method(batch))
+    small_run(tmp_path, model, pictures=True, max_steps=4, limit_val_batches=0)
+    assert steps == ["_image_free_loss"] * 2 + ["_self_training_loss"] * 2
+    untrained, labelling, trained = METHODS["IFSeg"]().ofa, model.labeller, model.ofa
+    assert not torch.equal(labelling.encoder.layer_norm.weight, untrained.encoder.layer_norm.weight)
+    assert not torch.equal(labelling.encoder.layer_norm.weight, trained.encoder.layer_norm.weight)
+    assert METHODS["IFSeg"]().sees.value == "class names"
+
+
+def test_its_own_labels_are_its_smoothed_label_maps(ifseg: Any) -> None:
+    image = DATAMODULES["Shapes"](pictures=1).benchmark("test")[0]["image"][None, :, :64, :64] / 255
+    model = copy.deepcopy(ifseg).train()
+    model.labeller = copy.deepcopy(model.ofa)
+    features = model.patch_features(image)
+    labels = model.own_labels(features)
+    assert model.training
+    assert model.labeller.training
+    model.protocol = replace(model.protocol, refine="neighbours", short_side=64)
+    assert torch.equal(labels[0], model.segment([image[0]])[0].labels)
+
+
+def test_selection_keeps_the_best_validation_and_is_an_oracle(tmp_path: Path) -> None:
+    model: Any = METHODS["IFSeg"](learning_rate=1e-3, select_on_labels=True)
+    assert model.sees.value.endswith("(oracle)")
+    seen: list[tuple[float, torch.Tensor]] = []
+    end = model.on_validation_epoch_end
+
+    def remember() -> None:
+        end()
+        seen.append((float(model.trainer.callback_metrics["val/miou"]), model.ofa.encoder.layer_norm.weight.clone()))
+
+    model.on_validation_epoch_end = remember
+    small_run(tmp_path, model, max_steps=4, val_check_interval=1, num_sanity_val_steps=0)
+    assert len(seen) == 4
+    best = max(seen, key=lambda pair: pair[0])
+    assert torch.equal(model.ofa.encoder.layer_norm.weight, best[1])
+
+
+def test_the_tagging_head_is_read_by_name() -> None:
+    model: Any = METHODS["OFAZeroShot"]("tags")
+    picture = [DATAMODULES["Shapes"](pictures=1).benchmark("test")[0]]
+    model.use_vocabulary(Vocabulary.load("shapes12"))
+    labels = model.segment([picture[0]["image"]])[0].labels
+    model.use_vocabulary(Vocabulary.parse("; ".join(reversed(Vocabulary.load("shapes12").names))))
+    assert torch.equal(11 - labels, model.segment([picture[0]["image"]])[0].labels)
+    with pytest.raises(UserError, match="tagging head does not know 'red disc'"):
+        model.use_vocabulary(Vocabulary.parse("red disc; grass"))
+    with pytest.raises(UserError, match="hold no tagging head"):
+        METHODS["OFAZeroShot"]("tags", weights=None)

@@ -1,0 +1,247 @@
+"""compare: interrupted and resumed, significance, two protocols, what the files hold."""
+
+import base64
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import cli
+import commands.compare
+from common.errors import UserError
+from reporting import comparison as compare_module
+from reporting.plan import read_plan
+from reporting.result import Cell
+from reporting.tables import ORACLE, columns
+
+OBJECTS = {"name": "objects", "data": "Shapes", "options": {"pictures": 4, "num_workers": 0}, "protocol": "shapes"}
+PLAN = {
+    "title": "A tiny comparison",
+    "pictures": 2,
+    "seeds": [0, 1],
+    "methods": [
+        {"name": "SCLIP", "config": "configs/training_free/sclip.yaml"},
+        {"name": "CLIP_50%", "config": "configs/training_free/sclip.yaml", "set": {"model.rule": "clip"}},
+    ],
+    "benchmarks": [OBJECTS],
+    "quotes": [{"method": "SCLIP", "benchmark": "VOC21", "value": "59.1", "source": "a paper"}],
+}
+
+
+def run(folder: Path, plan: dict[str, Any], name: str = "out") -> Path:
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    assert cli.main(["compare", "--config", str(folder / "plan.yaml"), "--output", str(folder / name)]) == 0
+    return folder / name
+
+
+def test_the_files_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(tmp_path, PLAN)
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert [row["method"] for row in rows] == ["SCLIP", "CLIP_50%"]  # one seed: nothing here is trained
+    for key in ("miou", "seed", "sees", "protocol_hash", "vocabulary_hash", "weights", "commit", "version_torch", "seconds"):
+        assert all(row[key] for row in rows), key
+    per_class = list(csv.DictReader((out / "per_class.csv").open()))
+    assert len(per_class) == 2 * 13
+    markdown, tex, page = ((out / f).read_text() for f in ("results.md", "results.tex", "report.html"))
+    assert "| SCLIP | nothing |" in markdown
+    assert "| SCLIP | VOC21 | 59.1 | a paper |" in markdown
+    assert "CLIP\\_50\\% & " in tex
+    assert tex.count("\\textbf{") == 1
+    assert page.count("data:image/png;base64,") == 2 * 4  # two pictures: picture, truth, two methods
+    assert "http" not in page.replace("http-equiv", "")  # self-contained
+    assert rows[0]["protocol_hash"] in page
+    assert len(list((out / "label_maps" / "objects" / "CLIP_50").glob("*.png"))) == 2
+    assert markdown in capsys.readouterr().out
+
+
+def test_contrast_and_mined_masks_are_shown(tmp_path: Path) -> None:
+    data = {"data.pictures": 4, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
+    freeseg = {"name": "FreeSeg", "config": "configs/freeseg/shapes.yaml", "fit": True, "seeds": [0]}
+    plan = PLAN | {"contrast": True, "methods": [PLAN["methods"][0], freeseg | {"set": data | {"trainer.max_steps": 2}}]}  # type: ignore[index]
+    for _ in range(2):  # the second time from what was kept
+        out = run(tmp_path, plan)
+        rows = list(csv.DictReader((out / "results.csv").open()))
+        assert 0.1 < float(rows[0]["mean_score_contrast"]) < 0.9
+        assert f"{100 * float(rows[0]['mean_score_contrast']):+.1f} |" in (out / "results.md").read_text()
+        assert not rows[0]["figure"]
+        figure = base64.b64encode((out / rows[1]["figure"]).read_bytes()).decode()
+        assert figure in (out / "report.html").read_text()
+
+
+def test_two_processes_get_the_same_table(tmp_path: Path) -> None:
+    probe = {"name": "probe", "config": "configs/oracle/linear_probe.yaml", "fit": True}
+    small = {"trainer.max_steps": 2, "data.train_pictures": 16, "data.train_batch_size": 4, "data.num_workers": 0}
+    plan = PLAN | {"seeds": [0], "methods": [*PLAN["methods"], probe | {"set": small}]}  # type: ignore[misc]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    tables = []
+    for devices in ("1", "2"):
+        out = tmp_path / devices
+        command = [sys.executable, "cli.py", "compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(out)]
+        done = subprocess.run([*command, "--devices", devices], capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("| SCLIP | nothing |") == 1  # one process speaks
+        assert (out / "report.html").exists()
+        rows = list(csv.DictReader((out / "results.csv").open()))
+        tables.append([(row["method"], row["miou"], row["pixel_accuracy"], row["pictures"]) for row in rows])
+    assert tables[0][:2] == tables[1][:2]  # trained, the probe differs: two processes make twice the batch
+    assert tables[1][2][0] == "probe"
+    assert tables[1][2][3] == "4"
+
+
+def test_an_interrupted_comparison_redoes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    measure = compare_module._measure
+
+    def second_fails(model: Any, data: Any, method: Any, *rest: Any) -> Cell:
+        calls.append(method.name)
+        if calls == ["SCLIP", "CLIP_50%"]:
+            raise KeyboardInterrupt
+        return measure(model, data, method, *rest)
+
+    monkeypatch.setattr(compare_module, "_measure", second_fails)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, PLAN)
+    first = (tmp_path / "out" / "results.csv").read_text()
+    assert first.count("\n") == 2
+    out = run(tmp_path, PLAN)
+    assert calls == ["SCLIP", "CLIP_50%", "CLIP_50%"]
+    assert (out / "results.csv").read_text().startswith(first)
+    run(tmp_path, PLAN)
+    assert len(calls) == 3
+    changed = PLAN | {"benchmarks": [OBJECTS | {"protocol": "sclip"}]}
+    run(tmp_path, changed)
+    assert len(calls) == 5
+
+
+def test_a_changed_config_is_measured_again(tmp_path: Path) -> None:
+    config = tmp_path / "method.yaml"
+    plan = PLAN | {"methods": [{"name": "m", "config": str(config)}]}
+    found = []
+    for rule in ("sclip", "gem"):
+        config.write_text(Path(f"configs/training_free/{rule}.yaml").read_text())
+        out = run(tmp_path, plan)
+        found += [row["miou"] for row in csv.DictReader((out / "results.csv").open())]
+    assert found[0] != found[1]
+
+
+def test_a_truncated_cell_is_computed_again(tmp_path: Path) -> None:
+    out = run(tmp_path, PLAN)
+    before = [row["miou"] for row in csv.DictReader((out / "results.csv").open())]
+    for cell in (out / "cells").iterdir():
+        cell.write_bytes(cell.read_bytes()[:50])
+    run(tmp_path, PLAN)
+    assert [row["miou"] for row in csv.DictReader((out / "results.csv").open())] == before
+
+
+def test_training_is_done_once_per_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = {
+        "name": "probe",
+        "config": "configs/oracle/linear_probe.yaml",
+        "fit": True,
+        "set": {
+            "trainer.max_steps": 2,
+            "data.pictures": 4,
+            "data.train_pictures": 16,
+            "data.train_batch_size": 8,
+            "data.num_workers": 0,
+            "trainer.enable_progress_bar": False,
+        },
+    }
+    out = run(tmp_path, PLAN | {"methods": [PLAN["methods"][0], probe]})  # type: ignore[index]
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert [(row["method"], row["seed"]) for row in rows] == [("SCLIP", "0"), ("probe", "0"), ("probe", "1")]
+    assert rows[1]["weights"] != rows[2]["weights"]
+    assert len(list((out / "fits").iterdir())) == 2
+    for cell in (out / "cells").iterdir():
+        cell.unlink()
+    monkeypatch.setattr("lightning.Trainer.fit", None)  # a second training would fail
+    run(tmp_path, PLAN | {"methods": [PLAN["methods"][0], probe]})  # type: ignore[index]
+    again = list(csv.DictReader((out / "results.csv").open()))
+    assert [row["miou"] for row in again] == [row["miou"] for row in rows]
+    assert "| probe | masks (oracle) |" in (out / "results.md").read_text()
+
+
+def cell(method: str, hits: torch.Tensor, protocol: str = "a", sees: str = "nothing") -> Cell:
+    """A made-up cell: one class, ``hits`` of 100 pixels right in each picture."""
+    areas = torch.stack([hits, torch.full_like(hits, 100), torch.full_like(hits, 100)], 1)[..., None]
+    miou = (hits.sum() / (200 * len(hits) - hits.sum())).item()
+    row = {"method": method, "benchmark": "b", "protocol": protocol, "protocol_hash": protocol, "vocabulary_hash": "v"}
+    rest = {"sees": sees, "miou": miou, "pixel_accuracy": 0.5, "pictures_per_second": 1.0, "seed": 0}
+    return Cell(row | rest | {"names": ["x"], "protocol_in_words": []}, areas, torch.tensor([miou]), {})
+
+
+def test_two_protocols_never_share_a_column() -> None:
+    hits = torch.randint(20, 80, (30,))
+    shown = columns([cell("m", hits, "a"), cell("m", hits, "b")])
+    assert [(column.protocol_hash, len(column.entries)) for column in shown] == [("a", 1), ("b", 1)]
+
+
+def test_best_tied_and_oracle() -> None:
+    hits = torch.randint(20, 70, (60,))
+    close = hits + torch.randint(-4, 5, (60,))
+    cells = [cell("best", hits + 1), cell("tied", close), cell("worse", hits - 15), cell("probe", hits + 25, sees=ORACLE)]
+    (column,) = columns(cells)
+    marks = {entry.method: (entry.best, entry.tied) for entry in column.entries}
+    assert marks == {"best": (True, False), "tied": (False, True), "worse": (False, False), "probe": (False, False)}
+    assert [entry.method for entry in column.ranked] == ["best", "tied", "worse"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": [{"name": "a", "config": "absent.yaml"}]}, "config 'absent.yaml' of method 'a' does not exist"),
+        ({"methods": PLAN["methods"] * 2}, "names methods twice"),  # type: ignore[operator]
+        ({"benchmark": []}, "benchmark"),
+        ({"seeds": "many"}, "seeds"),
+        ({"benchmarks": [OBJECTS | {"data": "Shapez"}]}, "unknown datamodule 'Shapez'"),
+        ({"benchmarks": [OBJECTS | {"protocol": "shapez"}]}, "unknown protocol 'shapez'"),
+    ],
+)
+def test_mistakes_in_the_plan(change: dict, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | change))
+    assert cli.main(["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_config_and_its_folder_must_exist() -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_plan(Path("absent.yaml"), commands.compare.parse_plan)
+
+
+def test_a_checkpoint_is_scored_with_its_own_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a checkpoint of another model is refused by name."""
+    probe = ["--config", "configs/oracle/linear_probe.yaml", "--data.train_pictures=16", "--data.train_batch_size=8"]
+    small = ["--data.num_workers=0", "--trainer.max_steps=2", "--trainer.enable_progress_bar=false"]
+    saved = ["--trainer.enable_checkpointing=true", f"--trainer.default_root_dir={tmp_path / 'runs'}"]
+    assert cli.main(["fit", *probe, *small, *saved]) == 0
+    checkpoint = str(next(tmp_path.rglob("*.ckpt")))
+    entry = {"name": "probe", "config": "configs/oracle/linear_probe.yaml", "checkpoint": checkpoint}
+    out = run(tmp_path, PLAN | {"methods": [entry]})
+    (row,) = csv.DictReader((out / "results.csv").open())
+    untrained = run(tmp_path, PLAN | {"methods": [{**entry, "checkpoint": None}]}, "untrained")
+    (other,) = csv.DictReader((untrained / "results.csv").open())
+    assert row["weights"] != other["weights"]
+    wrong = PLAN | {"methods": [{**entry, "config": "configs/training_free/sclip.yaml"}]}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(wrong))
+    assert cli.main(["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "wrong")]) == 2
+    assert f"checkpoint '{checkpoint}' is of another model" in capsys.readouterr().err
+
+
+def test_a_method_that_trains_on_words_is_trained_for_each_benchmark(tmp_path: Path) -> None:
+    steps = {"trainer.max_steps": 1, "data.num_workers": 0}
+    entry = {"name": "IFSeg", "config": "configs/ifseg/shapes.yaml", "set": steps, "fit": True, "fit_words": True}
+    named = {**OBJECTS, "name": "everything", "options": {**OBJECTS["options"], "vocabulary": "shapes16"}}
+    smoothed = {**OBJECTS, "name": "smoothed", "protocol": "shapes_neighbours"}  # the same words: the same training
+    plan = {**PLAN, "methods": [entry], "benchmarks": [OBJECTS, named, smoothed], "seeds": [0]}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    assert cli.main(["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out" / "fits").iterdir())) == 2
+    with (tmp_path / "out" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["benchmark"] for row in rows} == {"objects", "everything", "smoothed"}
+    assert len({row["weights"] for row in rows}) == 2

@@ -1,0 +1,253 @@
+"""Run folders, W&B and its sweeps."""
+
+import csv
+import http.server
+import json
+import os
+import random
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import cli
+from reporting.figures import thinned
+from reporting.recorder import CELL
+from reporting.result import Cell
+from reporting.run_config import prepare_wandb
+from reporting.runs import name_of, read_runs
+
+SWEEPS = sorted(Path("configs/sweeps").glob("*.yaml"))
+SMALL = [
+    *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"),
+    *("--trainer.max_steps=1", "--trainer.limit_val_batches=1"),
+]
+SMALL_DATA = {
+    "ifseg": ["--data.scored_on.pictures=2", "--data.maps=64", "--data.num_workers=0"],
+    "protocol": ["--data.pictures=2", "--data.num_workers=0"],
+}
+SMALL_TRAINING = ["--data.pictures=2", "--data.train_pictures=32", "--data.train_batch_size=16", "--data.num_workers=0"]
+
+
+def drawn(parameter: dict[str, Any], rng: random.Random) -> Any:
+    """A value as the sweep's controller would draw it."""
+    if "value" in parameter:
+        return parameter["value"]
+    if "values" in parameter:
+        return rng.choice(parameter["values"])
+    assert parameter["distribution"] in ("uniform", "log_uniform_values")
+    return rng.uniform(parameter["min"], parameter["max"])
+
+
+def agent_command(sweep: dict[str, Any], rng: random.Random) -> list[str]:
+    """What the agent starts, after the program's name (``${args}`` are ``--key=value``)."""
+    args = [f"--{name}={drawn(parameter, rng)}" for name, parameter in sweep["parameters"].items()]
+    words = sweep["command"]
+    assert words[:3] == ["${env}", "${interpreter}", "${program}"]
+    assert sweep["program"] == "cli.py"
+    return [part for word in words[3:] for part in (args if word == "${args}" else [word])]
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_a_trial_of_every_sweep_runs(file: Path, tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    sweep = yaml.safe_load(file.read_text())
+    assert sweep["metric"] == {"name": "val/miou", "goal": "maximize"}
+    options = [*SMALL, *SMALL_DATA.get(file.stem, SMALL_TRAINING), f"--trainer.default_root_dir={tmp_path}"]
+    if file.stem == "protocol":
+        options.remove("--trainer.max_steps=1")
+    assert cli.main([*agent_command(sweep, random.Random(file.stem)), *options]) == 0
+    wandb.finish()
+
+
+def test_a_run_folder_says_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["test", "--config", "configs/training_free/sclip.yaml", "--data.pictures=2", "--data.num_workers=0"]
+    arguments += [f"--trainer.default_root_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["zerolabel", *arguments])
+    assert cli.main(arguments) == 0
+    (folder,) = tmp_path.iterdir()
+    assert len(list((folder / "test").glob("panels/*.png"))) == 2
+    record = json.loads((folder / "environment.json").read_text())
+    assert record["command"] == ["zerolabel", *arguments]
+    assert record["version_torch"]
+    assert "commit" in record
+    assert yaml.safe_load((folder / "config_test.yaml").read_text())["data"]["init_args"]["pictures"] == 2
+    for index in (0, 1):
+        with Image.open(folder / "test" / "panels" / f"{index}.png") as panel:
+            assert panel.width > 3 * 96
+
+
+def test_wandb_gets_configuration_classes_and_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # else the mode of the first session stays
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    arguments = ["test", "--config", "configs/training_free/sclip.yaml", "--data.pictures=2", "--data.num_workers=0"]
+    arguments += ["--trainer.logger=WandbLogger", "--trainer.logger.project=tried", f"--trainer.default_root_dir={tmp_path}"]
+    updates: list[dict[str, Any]] = []
+    update = wandb.sdk.wandb_config.Config.update
+    monkeypatch.setattr(
+        wandb.sdk.wandb_config.Config, "update", lambda self, new, **o: (updates.append(dict(new)), update(self, new, **o))[1]
+    )
+    assert cli.main(arguments) == 0
+    wandb.finish()
+    wandb.teardown()
+    config: dict[str, Any] = next(new for new in updates if "protocol_hash" in new)
+    assert config["model"]["init_args"]["rule"] == "sclip"
+    assert config["sees"] == "nothing"
+    assert {"commit", "version_torch", "command"} <= config.keys()
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert len(list(run.glob("files/media/images/test/*.png"))) == 2
+    assert len(list(run.glob("files/media/table/test/*.json"))) == 1
+    (folder,) = (tmp_path / "tried").iterdir()
+    assert json.loads((folder / "test" / "metrics.json").read_text())["pictures"] == 2
+    assert (folder / "config_test.yaml").exists()
+
+
+def test_without_wandb_it_is_said_plainly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reporting.run_config.find_spec", lambda name: None)
+    options = ["--trainer.logger=WandbLogger", f"--trainer.default_root_dir={tmp_path}", "--data.pictures=2"]
+    assert cli.main(["test", "--config", "configs/training_free/sclip.yaml", *options]) == 2
+    assert "pip install wandb" in capsys.readouterr().err
+
+
+def test_an_unreachable_wandb_does_not_stop_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    server = "http://127.0.0.1:9"
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_BASE_URL", server)
+    assert cli.main([*fit_command(tmp_path), "--trainer.logger=WandbLogger"]) == 0
+    wandb.finish()
+    wandb.teardown()
+    assert f"W&B runs offline: {server} cannot be reached" in (said := capsys.readouterr().out)
+    assert "wandb sync" in said
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
+    assert list(tmp_path.rglob("step=2.ckpt"))
+
+
+def test_nobody_logged_in_runs_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("wandb")
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # it answers, with an error
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    prepare_wandb(SimpleNamespace(offline=False, save_dir="."), tmp_path)
+    server.shutdown()
+    assert os.environ["WANDB_MODE"] == "offline"
+    assert "W&B runs offline: nobody is logged in" in capsys.readouterr().out
+
+
+def fit_command(folder: Path) -> list[str]:
+    """Two steps and a validation of two pictures after each."""
+    return [
+        *("fit", "--config", "configs/oracle/linear_probe.yaml", *SMALL[:-1], "--trainer.limit_val_batches=1.0"),
+        *("--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.log_every_n_steps=1"),
+        *("--data.pictures=2", "--data.train_pictures=8", "--data.train_batch_size=4", "--data.num_workers=0"),
+        *("--trainer.enable_checkpointing=true", f"--trainer.default_root_dir={folder}"),
+    ]
+
+
+def test_tensorboard_and_files_get_the_same(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logger = ["--trainer.logger=TensorBoardLogger", f"--trainer.logger.save_dir={tmp_path / 'board'}"]
+    assert cli.main([*fit_command(tmp_path), *logger]) == 0
+    assert cli.main(fit_command(tmp_path / "files")) == 0
+    events = accumulator.EventAccumulator(str(next((tmp_path / "board").rglob("events*")).parent))
+    events.Reload()
+    (folder,) = (tmp_path / "files").iterdir()
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    for name in ("train/loss", "val/miou", "val/pixel_accuracy"):
+        logged = [event.value for event in events.Scalars(name)]
+        assert logged == pytest.approx([float(row[name]) for row in rows if row[name]], rel=1e-6)
+        assert len(logged) == 2
+    assert {f"val/panel {index}" for index in (0, 1)} == set(events.Tags()["images"])
+    assert {path.name for path in (folder / "val" / "panels").iterdir()} == {"0.png", "1.png"}
+    texts = {name.removesuffix("/text_summary") for name in events.Tags()["tensors"]}
+    assert texts >= {"configuration", "environment", "val/iou per class"}
+    table = events.Tensors("val/iou per class/text_summary")[-1].tensor_proto.string_val[0].decode().splitlines()[2:]
+    classes = list(csv.DictReader((folder / "val" / "per_class.csv").open()))
+    assert table == [f"| {row['class']} | {100 * float(row['iou']):.1f} |" for row in classes]
+
+
+def test_a_report_of_runs_made_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    test = ["--data.pictures=3", "--data.num_workers=0", f"--trainer.default_root_dir={runs}"]
+    for rule in ("clip", "sclip"):
+        arguments = ["test", "--config", "configs/training_free/clip.yaml", "--model.rule", rule, *test]
+        monkeypatch.setattr(sys, "argv", ["zerolabel", *arguments])
+        assert cli.main(arguments) == 0
+    arguments = fit_command(runs)
+    monkeypatch.setattr(sys, "argv", ["zerolabel", *arguments])
+    assert cli.main(arguments) == 0
+    capsys.readouterr()
+    assert cli.main(["report", str(runs), "--output", str(tmp_path / "report"), "--title", "Two rules"]) == 0
+    said = capsys.readouterr().out
+    assert "3 runs; report:" in said
+    rows = {row["method"]: row for row in csv.DictReader((tmp_path / "report" / "results.csv").open())}
+    names = ["training_free/clip --model.rule clip", "training_free/clip --model.rule sclip", "oracle/linear_probe"]
+    assert set(rows) == set(names)
+    metrics = [json.loads(file.read_text()) for file in runs.glob("test-*/test/metrics.json")]
+    assert {float(rows[name]["miou"]) for name in names[:2]} == {found["miou"] for found in metrics}
+    page = (tmp_path / "report" / "report.html").read_text()
+    for part in ("<title>Two rules</title>", "How training went", *names, "rule: sclip", "The same pictures"):
+        assert part in page, part
+    chosen = f"mine={next(runs.glob('test-*'))}"
+    assert cli.main(["report", chosen, "--output", str(tmp_path / "one")]) == 0
+    assert "| mine | nothing |" in (tmp_path / "one" / "results.md").read_text()
+
+
+def test_a_report_of_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(tmp_path / "none"), "--output", str(tmp_path / "report")]) == 2
+    assert f"run folder '{tmp_path / 'none'}' does not exist" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["report", str(tmp_path / "empty"), "--output", str(tmp_path / "report")]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_are_told_apart_and_seeds_are_not(tmp_path: Path) -> None:
+    row = {"benchmark": "b", "protocol_hash": "p", "vocabulary_hash": "v", "figure": None}
+    for folder, seed in (("a", 0), ("b", 1), ("c", 1)):
+        Cell(row | {"method": "m", "seed": seed}, torch.zeros(2, 3, 2), torch.zeros(2), {}).save(
+            tmp_path / folder / "test" / CELL
+        )
+    named = [cell.row["method"] for run in read_runs([f"mine={tmp_path}"]) for cell in run.cells]
+    assert named == ["mine", "mine", "mine (c)"]
+
+
+def test_curves_are_thinned_by_means() -> None:
+    assert thinned([(1, 2.0), (2, 4.0), (3, 6.0)], points=2) == [(2, 3.0), (3, 6.0)]
+    assert (
+        name_of(["zerolabel", "fit", "-c", "configs/zeroseg/shapes.yaml", "--model.match=2"])
+        == "zeroseg/shapes --model.match 2"
+    )
+
+
+def test_a_contrast_that_only_some_runs_have_is_left_out(tmp_path: Path) -> None:
+    test = ["test", "--config", "configs/training_free/clip.yaml", "--data.pictures=2", "--data.num_workers=0"]
+    assert cli.main([*test, f"--trainer.default_root_dir={tmp_path / 'runs'}"]) == 0
+    folder = next((tmp_path / "runs").iterdir()) / "test"
+    cell = Cell.load(folder / CELL)
+    assert cell is not None
+    cell.row |= {"mean_score_contrast": 0.5, "seed": 1}
+    cell.save(tmp_path / "runs" / "second" / "test" / CELL)
+    assert cli.main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "report")]) == 0
+    assert "contrast" not in (tmp_path / "report" / "results.md").read_text()
