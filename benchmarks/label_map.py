@@ -12,18 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
-from evaluation import Protocol, label_map
+from evaluation import label_map
+from evaluation.rules import Decision
 from evaluation.windows import WindowScores
 
 CLASSES, SIZE = 171, (512, 640)
-PROTOCOL = Protocol(crop=None, stride=None, temperature=40)
+DECISION = Decision(temperature=40)
 SCORES = torch.randn(1, CLASSES, 28, 35)
-WINDOWS = WindowScores(SCORES, [(0, 0, 448, 560)], (448, 560))
+WINDOWS = WindowScores(SCORES, [(0, 0, 448, 560)], torch.zeros(3, 448, 560))
 CLASS_OF_WORD = torch.arange(CLASSES)
 
 
 def ours() -> Tensor:
-    return label_map(WINDOWS, CLASS_OF_WORD, SIZE, PROTOCOL).labels
+    return label_map(WINDOWS, CLASS_OF_WORD, SIZE, DECISION).labels
 
 
 def upsample_then_argmax() -> Tensor:
@@ -31,7 +32,7 @@ def upsample_then_argmax() -> Tensor:
 
 
 def with_probability() -> object:
-    return label_map(WINDOWS, CLASS_OF_WORD, SIZE, PROTOCOL, with_score=True)
+    return label_map(WINDOWS, CLASS_OF_WORD, SIZE, DECISION, with_score=True)
 
 
 def softmax_then_max() -> object:

@@ -128,14 +128,14 @@ def split(dataset: Any) -> Iterator[Ratio | str]:
 
 @torch.inference_mode()
 def _scores(model: Any, image: torch.Tensor) -> torch.Tensor:
-    resized = resize_image(to_unit(image), model.protocol)
-    return score_windows(model, [resized], model.protocol, model.window_batch)[0]
+    resized = resize_image(to_unit(image), model.protocol.windows)
+    return score_windows(model, [resized], model.protocol.windows, model.window_batch)[0]
 
 
 @torch.inference_mode()
 def _label_map(model: Any, scores: torch.Tensor, image: torch.Tensor) -> Any:
     size = (image.shape[1], image.shape[2])
-    return label_map(scores, model.class_of_word, size, model.protocol, model.vocabulary.background)
+    return label_map(scores, model.class_of_word, size, model.protocol.decision, model.vocabulary.background)
 
 
 class _Kept(torch.utils.data.Dataset[Any]):

@@ -32,17 +32,17 @@ def run() -> Iterator[Ratio]:
     def one_window_at_a_time() -> list[Tensor]:
         labels = []
         for picture in pictures:
-            resized = resize_image(picture, model.protocol)
+            resized = resize_image(picture, model.protocol.windows)
             height, width = resized.shape[1:]
             total, visits = torch.zeros(1, 171, height, width), torch.zeros(1, 1, height, width)
-            for top, left, bottom, right in window_boxes(height, width, model.protocol):
+            for top, left, bottom, right in window_boxes(height, width, model.protocol.windows):
                 scores = model(resized[None, :, top:bottom, left:right])
                 scores = F.interpolate(scores, (bottom - top, right - left), mode="bilinear", align_corners=False)
                 padding = (left, width - right, top, height - bottom)
                 total = total + F.pad(scores, padding)
                 visits = visits + F.pad(torch.ones_like(scores[:, :1]), padding)
             logits = F.interpolate(total / visits, picture.shape[1:], mode="bilinear", align_corners=False)
-            labels.append((logits * model.protocol.temperature).softmax(1).argmax(1)[0])
+            labels.append((logits * model.protocol.decision.temperature).softmax(1).argmax(1)[0])
         return labels
 
     for ours, rival in zip(model.segment(pictures), one_window_at_a_time(), strict=True):

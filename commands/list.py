@@ -7,6 +7,7 @@ import methods
 from backbones.attention import RULES
 from common.errors import known
 from evaluation import Protocol, Vocabulary
+from evaluation.protocol_in_words import in_words
 
 KINDS = ("methods", "rules", "datamodules", "vocabularies", "protocols")
 
@@ -18,7 +19,7 @@ def run(arguments: list[str]) -> int:
         "rules": dict.fromkeys(RULES, "attention rule of TrainingFree"),
         "datamodules": {name: (cls.__doc__ or "").split("\n")[0] for name, cls in datamodules.DATAMODULES.items()},
         "vocabularies": {n: Vocabulary.load(n).title for n in Vocabulary.known_names()},
-        "protocols": {n: "; ".join(Protocol.preset(n).describe()[:1]) for n in Protocol.known_presets()},
+        "protocols": {n: "; ".join(in_words(Protocol.preset(n))[:1]) for n in Protocol.known_presets()},
     }
     for kind in [known("kind", arguments[0], kinds)] if arguments else kinds:
         print(f"{kind}:")

@@ -1,4 +1,4 @@
-"""Decoding pictures and masks, with errors that name the file."""
+"""Images and masks from bytes, files and whatever Python holds an image in, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +32,12 @@ def decode_image(data: bytes, name: str, upright: bool = True) -> Tensor:
         UserError: truncated or no picture.
     """
     with _opened(data, f"picture '{name}'") as image:
-        turned = ImageOps.exif_transpose(image) if upright else image
-        pixels = np.array(_to_8_bit(turned).convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return _pixels(ImageOps.exif_transpose(image) if upright else image)
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """(3, H, W) uint8."""
+    return torch.from_numpy(np.array(_to_8_bit(image).convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def read_image(path: Path | str, upright: bool = True) -> Tensor:
@@ -83,3 +87,45 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     return image
+
+
+ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+
+
+def as_images(given: Any) -> tuple[list[Tensor], bool]:
+    """Images as tensors (3, H, W), uint8 or float in [0, 1], and whether a single one was given.
+
+    Args:
+        given: a path, a PIL image, an array (H, W, 3) or (H, W), a tensor (3, H, W); a list of these; a tensor (B, 3, H, W).
+
+    Raises:
+        UserError: something else, named with its type and shape.
+    """
+    if isinstance(given, Tensor) and given.ndim == 4:
+        return [_as_image(one) for one in given], False
+    if isinstance(given, list | tuple):
+        return [_as_image(one) for one in given], False
+    return [_as_image(given)], True
+
+
+def _as_image(given: Any) -> Tensor:
+    if isinstance(given, str | Path):
+        return read_image(given)
+    if isinstance(given, Image.Image):
+        return _pixels(ImageOps.exif_transpose(given))
+    if isinstance(given, np.ndarray):
+        whole = given[..., None].repeat(3, -1) if given.ndim == 2 else given
+        given = torch.from_numpy(np.ascontiguousarray(whole)).movedim(-1, 0) if whole.ndim == 3 else whole
+    if not isinstance(given, Tensor) or given.ndim != 3 or given.shape[0] != 3 or not given.numel():
+        shape = f" of shape {tuple(given.shape)}" if hasattr(given, "shape") else ""
+        raise UserError(
+            f"{type(given).__name__}{shape} is no image. Give a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)."
+        )
+    if given.dtype == torch.uint8:
+        return given
+    if not given.dtype.is_floating_point or not 0 <= float(given.min()) <= float(given.max()) <= 1:
+        raise UserError(
+            f"an image of {given.dtype} holds values from {float(given.min()):g} to {float(given.max()):g}. Give uint8, or "
+            "floats in [0, 1]."
+        )
+    return given.float()

@@ -22,6 +22,7 @@ from common.images import read_image
 from datamodules import Shapes
 from datamodules.pictures import find_images
 from evaluation import LabelMap, Protocol, Vocabulary
+from evaluation.protocol_in_words import in_words
 from methods import Segmenter, TrainingFree
 from reporting.contrast import MeanScoreContrast
 from reporting.predictions import summary
@@ -82,7 +83,7 @@ def method(rule: str) -> TrainingFree:
 
 sclip = method("sclip")
 sclip.use_vocabulary(vocabulary)
-print("\n".join(sclip.protocol.describe()))
+print("\n".join(in_words(sclip.protocol)))
 
 # %%
 maps = sclip.segment(pictures, with_score=True)

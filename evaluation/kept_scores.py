@@ -4,86 +4,86 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.files import atomic_path, cache_folder
+from common.code import code_of
+from common.kept import Kept, key_of
+from common.weights import weights_hash
+from evaluation.rules import Windows
 from evaluation.windows import WindowScores, resize_image, window_boxes
-from reporting.recorder import weights_hash
-from reporting.result import code_hash, digest
 
-Looked = list[tuple[Tensor, WindowScores]]  # resized pictures (3, R, S), and what a method said about them
-AFTER_SCORING = ("name", "background", "background_value", "area_threshold", "pamr_dilations", "pamr_iterations")
-OF_PROBABILITIES = ("temperature", "activation")  # afterwards, too, unless the scores are probabilities already
+AFTER_SCORING = ("background", "background_value", "area_threshold", "pamr_dilations", "pamr_iterations")
+OF_PROBABILITIES = ("temperature", "activation")  # after scoring, too, unless the scores are probabilities already
 
 
 class KeepScores(Callback):
-    """Tests and validations read the scores of pictures that were seen before; the numbers stay the same, bit for bit.
+    """Tests and validations read the scores of images that were seen before; the numbers stay the same, bit for bit.
 
-    A file is found by the picture's content, in a folder named by all that a score depends on: method, weights, words, windows,
-    prompts, code. Delete the folder when the sweep is done. ``zerolabel validate ...
-    --trainer.callbacks+=evaluation.kept_scores.KeepScores``.
+    An entry is found by the image's content and by all that a score depends on: method, weights, words, windows, prompts, code.
+    Delete the folder when the sweep is done. ``zerolabel validate ... --trainer.callbacks+=evaluation.kept_scores.KeepScores``.
 
     Args:
         folder: of all scores; the cache's ``scores`` if None.
     """
 
     def __init__(self, folder: str | None = None) -> None:
-        self.folder = Path(folder) if folder else cache_folder("scores")
+        self.folder = None if folder is None else Path(folder)
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        pl_module.kept_scores = KeptScores(self.folder / digest(score_settings(pl_module)), pl_module.protocol)
+        pl_module.kept_scores = KeptScores(Kept("scores", self.folder), score_settings(pl_module), pl_module.protocol.windows)
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         kept, pl_module.kept_scores = pl_module.kept_scores, None
-        print(f"scores of {kept.read} pictures were read from '{kept.folder}', of {kept.written} written", flush=True)
+        print(f"scores of {kept.read} images were read from '{kept.store.folder}', of {kept.written} written", flush=True)
 
     on_validation_start = on_test_start
     on_validation_end = on_test_end
 
 
 class KeptScores:
-    """The scores of one method under the rules of one protocol, by picture."""
+    """The scores of one method under one set of rules, by image.
 
-    def __init__(self, folder: Path, protocol: Any) -> None:
-        self.folder, self.protocol = folder, protocol
+    Args:
+        store: where they lie.
+        settings: all that they depend on besides the image.
+        windows: the rules by which windows are cut.
+    """
+
+    def __init__(self, store: Kept, settings: dict[str, Any], windows: Windows) -> None:
+        self.store, self.settings, self.windows = store, key_of(**settings), windows
         self.read = self.written = 0
 
-    def look(self, images: list[Tensor], look: Callable[[list[Tensor]], Looked]) -> Looked:
-        """What ``look`` says of the images (3, H, W), asked only about those that are not kept."""
-        files = [self.folder / f"{_of_picture(image)}.safetensors" for image in images]
-        found = [self._load(file, image) for file, image in zip(files, images, strict=True)]
+    def score_images(self, images: list[Tensor], score: Callable[[list[Tensor]], list[WindowScores]]) -> list[WindowScores]:
+        """The scores of images (3, H, W); ``score`` is asked about those that are not kept."""
+        keys = [key_of(settings=self.settings, image=_digest(image)) for image in images]
+        found = [self._load(key, image) for key, image in zip(keys, images, strict=True)]
         missing = [i for i, one in enumerate(found) if one is None]
-        for i, one in zip(missing, look([images[i] for i in missing]) if missing else [], strict=True):
-            with atomic_path(files[i]) as path:
-                save_file({"scores": one[1].scores.cpu().contiguous()}, path)
-            found[i] = one
+        for i, scored in zip(missing, score([images[i] for i in missing]) if missing else [], strict=True):
+            self.store.write_tensors(keys[i], {"scores": scored.scores})
+            found[i] = scored
         self.read += len(images) - len(missing)
         self.written += len(missing)
         return [one for one in found if one is not None]
 
-    def _load(self, file: Path, image: Tensor) -> tuple[Tensor, WindowScores] | None:
-        """None where there is no file, or a broken one."""
-        try:
-            scores = load_file(file, device=str(image.device))["scores"]
-        except (OSError, SafetensorError, KeyError):
+    def _load(self, key: str, image: Tensor) -> WindowScores | None:
+        """None where there is none."""
+        entry = self.store.read_tensors(key)
+        if entry is None:
             return None
-        resized = resize_image(image, self.protocol)
-        height, width = resized.shape[1:]
-        return resized, WindowScores(scores, window_boxes(height, width, self.protocol), (height, width))
+        resized = resize_image(image, self.windows)
+        boxes = window_boxes(resized.shape[1], resized.shape[2], self.windows)
+        return WindowScores(entry[0]["scores"].to(image.device), boxes, resized)
 
 
 def score_settings(model: Any) -> dict[str, Any]:
-    """All that a method's scores of a picture depend on, besides the picture."""
-    rules = asdict(model.protocol)
-    after = AFTER_SCORING
-    if rules["refine"] != "neighbours":
+    """All that a method's scores of an image depend on, besides the image."""
+    rules = model.protocol.content
+    after: tuple[str, ...] = AFTER_SCORING
+    if rules.get("refine") != "neighbours":
         after += ("refine", *(() if model.scores == "probability" else OF_PROBABILITIES))
     return {
         "method": type(model).__name__,
@@ -93,12 +93,12 @@ def score_settings(model: Any) -> dict[str, Any]:
         "weights": weights_hash(model),
         "words": model.words,
         "rules": {key: value for key, value in rules.items() if key not in after},
-        "code": code_hash(),
+        "code": code_of(type(model)),
         "device": str(model.device),
     }
 
 
-def _of_picture(image: Tensor) -> str:
+def _digest(image: Tensor) -> str:
     content = hashlib.blake2b(f"{image.dtype}{tuple(image.shape)}".encode(), digest_size=16)
     content.update(image.contiguous().cpu().numpy().tobytes())
     return content.hexdigest()

@@ -1,10 +1,10 @@
 """From window scores to a label map, a chunk of words at a time.
 
-Upsampling all Q words to full resolution takes Q times the picture (200 MB for 171 words at 480x640); a running
+Upsampling all Q words to full resolution takes Q times the image (200 MB for 171 words at 480x640); a running
 maximum over chunks gives the same labels with a tenth of that. Softmax is monotone, so its normaliser is carried along
 (a running log-sum-exp) only where a probability is asked for.
 
-Shapes: Q words, q words of a chunk, K classes, (R, S) the resized picture, (H, W) the original size.
+Shapes: Q words, q words of a chunk, K classes, (R, S) the resized image, (H, W) the original size.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.protocol import Protocol
 from evaluation.refine import Pamr
+from evaluation.rules import Decision
 from evaluation.windows import WindowScores
 
 Scores = Literal["cosine", "logit", "probability"]
@@ -40,31 +40,31 @@ def label_map(
     windows: WindowScores,
     class_of_word: Tensor,
     size: tuple[int, int],
-    protocol: Protocol,
+    decision: Decision,
     background: int | None = None,
     scores: Scores = "cosine",
-    picture: Tensor | None = None,
     with_score: bool = False,
     chunk: int = 8,
 ) -> LabelMap:
     """Merges, upsamples and decides.
 
     Args:
-        windows: scores of one picture.
+        windows: scores of one image.
         class_of_word: (Q,) train id of each word.
         size: original (H, W), where the decision is made.
-        protocol: background rule, activation, refinement.
+        decision: background rule, activation, refinement.
         background: train id of the background class, None if the label space has none.
         scores: "cosine" are multiplied with the protocol's temperature, "logit" taken as they are; both go through the
             activation where a probability is asked for. "probability" is one already.
-        picture: the resized picture (3, R, S), needed by PAMR.
         with_score: also return the best probability.
         chunk: words upsampled at once; does not change the result.
     """
-    scale = protocol.temperature if scores == "cosine" else 1.0
-    rule = protocol.background if background is not None else "none"
-    needs_score = with_score or (rule != "none" and protocol.background_value > 0)
-    refine = Pamr(picture, protocol) if protocol.refine == "pamr" and picture is not None else None
+    scale = decision.temperature if scores == "cosine" else 1.0
+    rule = decision.background if background is not None else "none"
+    needs_score = with_score or (rule != "none" and decision.background_value > 0)
+    refine = None
+    if decision.refine == "pamr":
+        refine = Pamr(windows.image, decision.pamr_dilations, decision.pamr_iterations)
 
     def upsampled(words: slice) -> Tensor:
         merged = (windows.merge(words, size) if refine is None else refine(windows.merge(words))).mul_(scale)
@@ -73,18 +73,19 @@ def label_map(
         return F.interpolate(merged[None], size, mode="bilinear", align_corners=False)[0]
 
     total = windows.scores.shape[1]
-    normaliser = needs_score and protocol.activation == "softmax" and scores != "probability"
+    normaliser = needs_score and decision.activation == "softmax" and scores != "probability"
     best, word, log_sum = _running_best(upsampled, range(total), chunk, normaliser)
     labels = class_of_word.to(word.device)[word]
-    if protocol.area_threshold and background is not None:
-        kept = _large_enough(labels, class_of_word, background, protocol.area_threshold)
-        best, word, _ = _running_best(upsampled, kept, chunk, False)
-        labels = class_of_word.to(word.device)[word]
+    if decision.area_threshold and background is not None:
+        kept = _large_enough(labels, class_of_word, background, decision.area_threshold)
+        if kept:
+            best, word, _ = _running_best(upsampled, kept, chunk, False)
+        labels = class_of_word.to(word.device)[word] if kept else torch.full_like(labels, background)
     score = None
     if needs_score:
         score = best if scores == "probability" else torch.sigmoid(best) if log_sum is None else torch.exp(best - log_sum)
         if rule != "none" and background is not None:
-            least = torch.full_like(score[0, 0], protocol.background_value)
+            least = torch.full_like(score[0, 0], decision.background_value)
             if rule == "threshold":
                 least = torch.minimum(least, score.max())  # at least one pixel survives
             labels = torch.where(score < least, background, labels)

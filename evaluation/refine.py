@@ -10,23 +10,22 @@ a chunk at a time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from evaluation.protocol import Protocol
 
 _OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 
 
 class Pamr:
-    """Refines maps (q, R, S) of the picture (3, R, S) in [0, 1] that it was made for."""
+    """Refines maps (q, R, S) of the image (3, R, S) in [0, 1] that it was made for."""
 
-    def __init__(self, picture_3RS: Tensor, protocol: Protocol) -> None:
-        self.dilations = protocol.pamr_dilations
-        self.iterations = protocol.pamr_iterations
-        neighbours_3nRS = self._neighbours(picture_3RS)
-        centre = picture_3RS[:, None]
+    def __init__(self, image_3RS: Tensor, dilations: Sequence[int], iterations: int) -> None:
+        self.dilations, self.iterations = tuple(dilations), iterations
+        neighbours_3nRS = self._neighbours(image_3RS)
+        centre = image_3RS[:, None]
         # sigma over the neighbours and, once per dilation, the pixel itself
         samples = torch.cat([neighbours_3nRS, centre.expand(-1, len(self.dilations), -1, -1)], dim=1)
         sigma = samples.std(dim=1, keepdim=True)

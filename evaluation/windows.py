@@ -1,6 +1,6 @@
-"""Windows: which crops of a picture are looked at, all of them in few large batches, and how their scores are merged.
+"""Windows: which crops of an image are scored, all of them in few large batches, and how their scores are merged.
 
-Shapes: P pictures, N windows of one picture, Q words asked, (h, w) a window's score grid, (R, S) the resized picture.
+Shapes: P images, N windows of one image, Q words asked, (h, w) a window's score grid, (R, S) the resized image.
 """
 
 from __future__ import annotations
@@ -13,23 +13,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.protocol import Protocol
+from evaluation.rules import Windows
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 
 
 @dataclass(frozen=True)
 class WindowScores:
-    """What a method said about one picture: ``scores`` (N, Q, h, w), one row per box, on a picture of ``size``."""
+    """What a method said about one image.
+
+    Attributes:
+        scores: (N, Q, h, w), one row per box.
+        boxes: the windows.
+        image: (3, R, S) in [0, 1], the resized image that they lie in.
+    """
 
     scores: Tensor
     boxes: list[Box]
-    size: tuple[int, int]
+    image: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(R, S)."""
+        return self.image.shape[1], self.image.shape[2]
 
     def merge(self, words: slice, out: tuple[int, int] | None = None) -> Tensor:
         """Scores (q, R, S) of some words: each window upsampled to its size, summed in place, divided by the visits.
 
-        A single window that covers the picture goes straight to ``out`` if given.
+        A single window that covers the image goes straight to ``out`` if given.
         """
         chosen = self.scores[:, words].float()
         if len(self.boxes) == 1:
@@ -44,58 +55,54 @@ class WindowScores:
         return total.div_(visits)
 
 
-def resized_side_lengths(height: int, width: int, protocol: Protocol) -> tuple[int, int]:
-    """The size at which a picture is looked at: short side as asked, unless the long side would pass its limit."""
-    scale = min(protocol.short_side / min(height, width), protocol.max_long_side / max(height, width))
+def resized_side_lengths(height: int, width: int, rules: Windows) -> tuple[int, int]:
+    """The size at which an image is scored: short side as asked, unless the long side would pass its limit."""
+    scale = min(rules.short_side / min(height, width), rules.max_long_side / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize_image(picture_3HW: Tensor, protocol: Protocol) -> Tensor:
+def resize_image(image_3HW: Tensor, rules: Windows) -> Tensor:
     """Bilinear resize without antialiasing (cv2's rule, as in the reference evaluators)."""
-    size = resized_side_lengths(picture_3HW.shape[1], picture_3HW.shape[2], protocol)
-    return F.interpolate(picture_3HW[None], size, mode="bilinear", align_corners=False)[0]
+    size = resized_side_lengths(image_3HW.shape[1], image_3HW.shape[2], rules)
+    return F.interpolate(image_3HW[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def window_boxes(height: int, width: int, protocol: Protocol) -> list[Box]:
-    """Boxes in reading order; the last of a row or column is shifted back inside the picture.
+def window_boxes(height: int, width: int, rules: Windows) -> list[Box]:
+    """Boxes in reading order; the last of a row or column is shifted back inside the image.
 
-    A side shorter than the crop is covered whole, so all boxes of one picture have one size.
+    A side shorter than the crop is covered whole, so all boxes of one image have one size.
     """
-    if protocol.crop is None or protocol.stride is None:
+    if rules.crop is None or rules.stride is None:
         return [(0, 0, height, width)]
-    crop_h, crop_w = min(protocol.crop, height), min(protocol.crop, width)
-    tops = [min(i * protocol.stride, height - crop_h) for i in range(_count(height, protocol.crop, protocol.stride))]
-    lefts = [min(i * protocol.stride, width - crop_w) for i in range(_count(width, protocol.crop, protocol.stride))]
+    crop_h, crop_w = min(rules.crop, height), min(rules.crop, width)
+    tops = [min(i * rules.stride, height - crop_h) for i in range(_count(height, rules.crop, rules.stride))]
+    lefts = [min(i * rules.stride, width - crop_w) for i in range(_count(width, rules.crop, rules.stride))]
     return [(top, left, top + crop_h, left + crop_w) for top in tops for left in lefts]
 
 
-def score_windows(
-    score: Callable[[Tensor], Tensor], pictures: list[Tensor], protocol: Protocol, batch: int
-) -> list[WindowScores]:
-    """Scores all windows of all pictures, ``batch`` windows at a time, windows of one size together.
+def score_windows(score: Callable[[Tensor], Tensor], images: list[Tensor], rules: Windows, batch: int) -> list[WindowScores]:
+    """Scores all windows of all images, ``batch`` windows at a time, windows of one size together.
 
     Args:
         score: (B, 3, H, W) in [0, 1] -> (B, Q, h, w).
-        pictures: resized pictures (3, R, S) in [0, 1], of any sizes.
-        protocol: the windows' rules.
+        images: resized images (3, R, S) in [0, 1], of any sizes.
+        rules: which windows.
         batch: bounds the memory; it does not change the result beyond rounding.
     """
-    boxes = [window_boxes(picture.shape[1], picture.shape[2], protocol) for picture in pictures]
+    boxes = [window_boxes(image.shape[1], image.shape[2], rules) for image in images]
     by_size: dict[tuple[int, int], list[tuple[int, Box]]] = defaultdict(list)
-    for i, picture_boxes in enumerate(boxes):
-        for box in picture_boxes:
+    for i, image_boxes in enumerate(boxes):
+        for box in image_boxes:
             by_size[box[2] - box[0], box[3] - box[1]].append((i, box))
-    scored: list[list[Tensor]] = [[] for _ in pictures]
+    scored: list[list[Tensor]] = [[] for _ in images]
     for todo in by_size.values():
         for start in range(0, len(todo), batch):
             part = todo[start : start + batch]
-            crops = torch.stack([pictures[i][:, t:b, left:r] for i, (t, left, b, r) in part])
+            crops = torch.stack([images[i][:, t:b, left:r] for i, (t, left, b, r) in part])
             for (i, _), scores_Qhw in zip(part, score(crops), strict=True):
                 scored[i].append(scores_Qhw)
-    return [
-        WindowScores(torch.stack(windows), picture_boxes, (picture.shape[1], picture.shape[2]))
-        for windows, picture_boxes, picture in zip(scored, boxes, pictures, strict=True)
-    ]
+    parts = zip(scored, boxes, images, strict=True)
+    return [WindowScores(torch.stack(of_image), image_boxes, image) for of_image, image_boxes, image in parts]
 
 
 def _count(length: int, crop: int, stride: int) -> int:

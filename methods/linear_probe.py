@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.clip import CLIP, EMBEDDED
-from common.errors import UserError
-from methods.segmenter import Segmenter, Supervision
+from methods.segmenter import Segmenter
+from methods.supervision import Supervision
 
 
 class LinearProbe(Segmenter):
@@ -25,9 +25,7 @@ class LinearProbe(Segmenter):
         clip: open_clip model.
         pretrained: its weights.
         revision: commit of an ``hf-hub:`` model.
-        protocol: name of a preset.
-        protocol_values: single rules to change.
-        window_batch: windows scored at once.
+        options: as of :class:`Segmenter`.
     """
 
     sees = Supervision.MASKS
@@ -40,32 +38,24 @@ class LinearProbe(Segmenter):
         clip: str = "tiny_clip",
         pretrained: str | None = EMBEDDED,
         revision: str | None = None,
-        protocol: str = "shapes",
-        protocol_values: dict[str, Any] | None = None,
-        window_batch: int = 64,
+        **options: Any,
     ) -> None:
-        super().__init__(protocol, protocol_values, window_batch)
-        self.save_hyperparameters(logger=False)
+        super().__init__(**options)
+        self.closed = num_classes
         self.backbone = CLIP(clip, pretrained, revision)
         self.head = nn.Conv2d(self.backbone.visual.transformer.width, num_classes, 1)
         self.learning_rate = learning_rate
 
-    def embed_vocabulary(self, words: list[str]) -> None:
-        """Nothing to embed: output k is train id k.
+    def followed_rules(self) -> frozenset[str]:
+        return super().followed_rules() | {"position_resize"}
 
-        Raises:
-            UserError: another number of classes than the probe was made for.
-        """
-        if self.head.out_channels != self.vocabulary.num_classes:
-            raise UserError(
-                f"the linear probe has {self.head.out_channels} outputs, '{self.vocabulary.name}' has "
-                f"{self.vocabulary.num_classes} classes. Set --model.num_classes and train it for these."
-            )
+    def embed_vocabulary(self, words: list[str]) -> None:
+        """Nothing to embed: output k is train id k."""
         self.class_of_word = torch.arange(self.vocabulary.num_classes, device=self.device)
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            x, grid = self.backbone.encode(images, self.protocol.position_resize)
+            x, grid = self.backbone.encode(images, self.protocol.windows.position_resize)
             features = self.backbone.visual.ln_post(x)[:, 1:].transpose(1, 2).unflatten(2, grid)
         logits: Tensor = self.head(features)
         return logits

@@ -1,46 +1,37 @@
-"""Segmenter: the one interface of all methods, and the only evaluation steps there are.
+"""Segmenter: the one interface of all methods.
 
 A method implements :meth:`Segmenter.embed_vocabulary` (what the class names become) and :meth:`Segmenter.forward`
-(pictures -> scores of the words at the backbone's stride); a trained one also ``training_step`` and
-``configure_optimizers``. Windows, upsampling, background, label map, metric and logging are here and in ``evaluation``.
+(images -> scores of the words at the backbone's stride); one that learns also ``training_step`` and
+``configure_optimizers``, and :meth:`Segmenter.prepare_fit` for what comes before training. Windows, upsampling, background,
+label map and metric are in :mod:`evaluation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import Enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.batch import Batch, to_unit
-from common.distributed import is_padding_sample
-from common.errors import UserError
+from common.errors import UserError, check_choices
+from common.images import ImageLike, as_images
 from common.randomness import run_seed
+from evaluation.inference import Inference
 from evaluation.kept_scores import KeptScores
-from evaluation.label_map import LabelMap, Scores, label_map
-from evaluation.metrics import NO_IMAGE, ConfusionMatrix
+from evaluation.label_map import LabelMap, Scores
+from evaluation.metrics import ConfusionMatrix
 from evaluation.protocol import Protocol
-from evaluation.refine import average_neighbours
+from evaluation.rules import BACKGROUND_RULES, DECISION_RULES, NEIGHBOUR_RULES, WINDOW_RULES, ProtocolValues
+from evaluation.segmentation import Segmentation
 from evaluation.vocabulary import Vocabulary
-from evaluation.windows import WindowScores, resize_image, score_windows
-
-
-class Supervision(Enum):
-    """What a method's own training was allowed to see (its pretrained backbone is named beside it)."""
-
-    NOTHING = "nothing"
-    NAMES = "class names"
-    PICTURES = "unlabelled pictures"
-    CAPTIONS = "pictures with captions"
-    BOXES = "pictures with captions and boxes"
-    SELECTION = "class names; labels choose the step (oracle)"
-    MASKS = "masks (oracle)"
+from evaluation.windows import WindowScores
+from methods.evaluation_steps import EvaluationSteps
+from methods.supervision import Supervision, holds_mask
 
 
 def evaluating(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,110 +50,169 @@ def evaluating(work: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-class Segmenter(lightning.LightningModule):
+class Segmenter(EvaluationSteps, ABC):
     """Base of all methods.
 
     Attributes:
         sees: what the method's training sees; a variant that sees more says so in its ``__init__``.
         scores: what :meth:`forward` gives, see :func:`evaluation.label_map.label_map`.
+        closed: number of outputs that training has fixed; None where any words can be asked.
         figure: a picture of what training learnt from, shown in reports; None where there is none to show.
 
     Args:
         protocol: name of a preset; the benchmark's own values apply where the preset has some.
-        protocol_values: single rules to change, such as ``{"temperature": 50}``.
+        protocol_values: single rules to change, such as ``{"temperature": 50}``; one that the method would ignore is an error.
         window_batch: windows scored at once; bounds the memory, does not change the result.
     """
 
     sees: Supervision = Supervision.NOTHING
     scores: ClassVar[Scores] = "cosine"
+    closed: int | None = None
     figure: Path | None = None
 
-    def __init__(self, protocol: str = "shapes", protocol_values: dict[str, Any] | None = None, window_batch: int = 64) -> None:
+    def __init__(self, protocol: str = "shapes", protocol_values: ProtocolValues | None = None, window_batch: int = 64) -> None:
         super().__init__()
-        self.protocol_name, self.protocol_values = protocol, protocol_values or {}
-        self.window_batch = window_batch
+        self.save_hyperparameters(logger=False)  # with those of the class that is made, which Lightning collects
+        for cls in type(self).__mro__:
+            if "__init__" in vars(cls) and issubclass(cls, Segmenter):
+                check_choices(vars(cls)["__init__"], self.hparams)
+        self.protocol_name, self.window_batch = protocol, window_batch
+        self.protocol_values: ProtocolValues = protocol_values or {}
         self.class_of_word: Tensor = torch.zeros(0, dtype=torch.int64)
-        self.protocol = Protocol.preset(protocol, None, **self.protocol_values)  # fails early on a wrong name
+        self.protocol = self._followed(None)  # fails early on a wrong name or value
         self._vocabulary: Vocabulary | None = None
-        self.metric: ConfusionMatrix | None = None
         self.words: list[str] = []
         self.kept_scores: KeptScores | None = None
 
     # What a method implements ------------------------------------------------------------------------------------
 
+    @abstractmethod
     def embed_vocabulary(self, words: list[str]) -> None:
         """Prepares for the ``words`` to ask; ``self.class_of_word`` (Q,) says the class of each."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Scores (B, Q, h, w) of images (B, 3, H, W) in [0, 1]."""
-        raise NotImplementedError
 
     def patch_features(self, images: Tensor) -> Tensor:
-        """Features (B, C, h, w) by which cells are alike, on the scores' grid; for the protocol's ``neighbours``."""
-        raise UserError(f"{type(self).__name__} has no features to find a cell's neighbours by; set refine to none or pamr.")
+        """Features (B, C, h, w) by which patches are alike, on the scores' grid; for the protocol's ``neighbours``."""
+        raise NotImplementedError
+
+    def followed_rules(self) -> frozenset[str]:
+        """Names of the protocol's rules that have an effect here: those of evaluation, and what a method adds."""
+        rules = WINDOW_RULES | DECISION_RULES
+        if self.closed is None:
+            rules |= {"wording"}
+        if not self._has_patch_features:
+            rules -= NEIGHBOUR_RULES
+        ignored = {"cosine": set(), "logit": {"temperature"}, "probability": {"temperature", "activation"}}
+        return rules - ignored[self.scores]
 
     # The shared rest ---------------------------------------------------------------------------------------------
 
     @property
     def vocabulary(self) -> Vocabulary:
         if self._vocabulary is None:
-            raise UserError("no class names: give --data.classes, or call use_vocabulary(Vocabulary.load('voc21')) first.")
+            raise UserError("no class names: give --data.classes, or call use_vocabulary('cat; dog') first.")
         return self._vocabulary
 
-    def use_vocabulary(self, vocabulary: Vocabulary, protocol: Protocol | None = None) -> None:
-        """Sets what is asked from now on; the protocol is the method's preset for that label space if not given."""
-        protocol = protocol or Protocol.preset(self.protocol_name, vocabulary.name, **self.protocol_values)
-        if vocabulary.background is None:
-            protocol = protocol.without_background()
-        self.protocol = protocol
-        self._vocabulary = vocabulary.worded(protocol.wording)
-        asks_background = protocol.background in ("words", "none")
-        words, classes = self._vocabulary.asked(asks_background)
+    def use_vocabulary(self, vocabulary: Vocabulary | str, protocol: Protocol | None = None) -> None:
+        """Sets what is asked from now on.
+
+        Args:
+            vocabulary: a label space, the name of a shipped one (``"voc21"``), or free text: ``"cat; dog, puppy; sky"``.
+            protocol: the method's preset for that label space if not given.
+
+        Raises:
+            UserError: nothing to ask, another number of classes than a closed head has, or a rule that would be ignored.
+        """
+        if isinstance(vocabulary, str):
+            vocabulary = Vocabulary.named(vocabulary)
+        self.protocol = self._followed(vocabulary) if protocol is None else self._own(protocol, vocabulary)
+        self._vocabulary = vocabulary.worded(self.protocol.prompt.wording)
+        words, classes = self._vocabulary.asked(self.protocol.decision.background in ("words", "none"))
         if not words:
             raise UserError(f"'{vocabulary.name}' has nothing but background. Name at least one other class.")
         self.words, self.class_of_word = words, torch.tensor(classes, device=self.device)
         self.embed_vocabulary(words)
+        if self.closed not in (None, len(self.class_of_word)):
+            raise UserError(
+                f"{type(self).__name__} has a closed head of {self.closed} outputs, '{vocabulary.name}' asks for "
+                f"{len(self.class_of_word)}. Train it for these, or choose the label space that it was trained for."
+            )
         self.metric = ConfusionMatrix(vocabulary.num_classes, vocabulary.ignore_index).to(self.device)
 
-    def look(self, images: list[Tensor]) -> list[tuple[Tensor, WindowScores]]:
-        """Every picture (3, H, W) as it is looked at (3, R, S), and the scores of its windows."""
-        images = [to_unit(image) for image in images]
-        return self._look(images) if self.kept_scores is None else self.kept_scores.look(images, self._look)
+    def use_protocol(self, name: str) -> None:
+        """Another preset from the next vocabulary on; the single values stay."""
+        self.protocol_name = name
 
-    @torch.inference_mode()
-    @evaluating
-    def _look(self, images: list[Tensor]) -> list[tuple[Tensor, WindowScores]]:
-        resized = [resize_image(image, self.protocol) for image in images]
-        return list(zip(resized, score_windows(self.score_window, resized, self.protocol, self.window_batch), strict=True))
+    def _followed(self, vocabulary: Vocabulary | None) -> Protocol:
+        """The preset for a vocabulary with the user's values, as this method follows it."""
+        asked = dict(self.protocol_values)
+        wording = asked.get("wording", "names")
+        if vocabulary is not None and wording not in ("names", *vocabulary.wordings):
+            raise UserError(f"the protocol's wording '{wording}' would be ignored: '{vocabulary.name}' has no such words.")
+        protocol = Protocol.preset(self.protocol_name, None if vocabulary is None else vocabulary.name, **asked)
+        return self._own(protocol, vocabulary, asked)
 
-    @torch.inference_mode()
-    def segment(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
-        """Label maps, each at its picture's size, of pictures (3, H, W), uint8 or in [0, 1], of any sizes."""
+    def _own(self, protocol: Protocol, vocabulary: Vocabulary | None, asked: Mapping[str, Any] | None = None) -> Protocol:
+        asked = asked or {}
+        if vocabulary is not None and vocabulary.background is None:
+            if ignored := sorted(rule for rule in asked if rule in BACKGROUND_RULES and asked[rule] not in ("none", 0)):
+                raise UserError(f"the protocol's {ignored[0]} would be ignored: '{vocabulary.name}' has no background.")
+            protocol = protocol.without_background()
+        if protocol.decision.refine == "neighbours" and not self._has_patch_features:
+            raise UserError(f"{type(self).__name__} has no features to find a patch's neighbours by; set refine none or pamr.")
+        return protocol.followed_by(type(self).__name__, self.followed_rules(), asked)
+
+    @property
+    def _has_patch_features(self) -> bool:
+        return type(self).patch_features is not Segmenter.patch_features
+
+    @property
+    def inference(self) -> Inference:
+        """The path from an image to its label map, as the method, its words and its protocol are now."""
         background = self.vocabulary.background
-        return [
-            label_map(
-                scores,
-                self.class_of_word,
-                (image.shape[1], image.shape[2]),
-                self.protocol,
-                background,
-                "probability" if self.protocol.refine == "neighbours" else self.scores,
-                picture=picture,
-                with_score=with_score,
-            )
-            for (picture, scores), image in zip(self.look(images), images, strict=True)
-        ]
+        own = (self.scores, self, self.patch_features, self.window_batch, self.kept_scores)
+        return Inference(self.protocol, self.class_of_word, background, *own)
 
-    def score_window(self, images: Tensor) -> Tensor:
-        """:meth:`forward`, smoothed among similar cells where the protocol says so."""
-        scores: Tensor = self(images)
-        if self.protocol.refine == "neighbours":
-            temperature = self.protocol.temperature if self.scores == "cosine" else 1.0
-            probabilities = scores if self.scores == "probability" else torch.softmax(temperature * scores, 1)
-            features = self.patch_features(images)
-            scores = average_neighbours(probabilities, features, self.protocol.neighbours, self.protocol.neighbour_steps)
-        return scores
+    @evaluating
+    def score_images(self, images: list[Tensor]) -> list[WindowScores]:
+        """The scores of the windows of images (3, H, W), uint8 or in [0, 1]."""
+        return self.inference.score_images(images)
+
+    @evaluating
+    def label_maps(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
+        """Label maps, each at its image's size, of images (3, H, W), uint8 or in [0, 1], of any sizes."""
+        return self.inference.label_maps(images, with_score)
+
+    @overload
+    def segment(self, images: ImageLike, with_score: bool = False) -> Segmentation: ...
+
+    @overload
+    def segment(self, images: list[Any], with_score: bool = False) -> list[Segmentation]: ...
+
+    def segment(self, images: Any, with_score: bool = False) -> Segmentation | list[Segmentation]:
+        """Segments one image, or several, of any sizes.
+
+        Args:
+            images: a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), uint8 or in [0, 1]; or a list of these, or
+                a tensor (B, 3, H, W).
+            with_score: also keep the probability of every pixel's class.
+
+        Returns:
+            A :class:`Segmentation` for one image, a list for several; each at its image's size.
+
+        Raises:
+            UserError: something that is no image, or no vocabulary yet.
+        """
+        tensors, single = as_images(images)
+        on_device = [tensor.to(self.device) for tensor in tensors]
+        found = [
+            Segmentation(one.labels, one.score, one.segments, image=image, vocabulary=self.vocabulary)
+            for one, image in zip(self.label_maps(on_device, with_score), tensors, strict=True)
+        ]
+        return found[0] if single else found
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -178,70 +228,3 @@ class Segmenter(lightning.LightningModule):
             raise UserError(f"a training batch of {type(self).__name__} holds a mask; no label may reach training.")
         place = [run_seed(), self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
-
-    def on_validation_epoch_start(self) -> None:
-        self._metric.reset()
-
-    def on_test_epoch_start(self) -> None:
-        self._metric.reset()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[LabelMap]]:
-        return {"label_maps": self._score(batch)}
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[LabelMap]]:
-        """The label maps, for callbacks that show them."""
-        return {"label_maps": self._score(batch)}
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_metric("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_metric("test")
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[LabelMap | None]:
-        """Label maps with scores; None for a picture that could not be read."""
-        readable = [image for image, error in zip(batch["image"], batch["error"], strict=True) if not error]
-        done = iter(self.segment(readable, with_score=True))
-        return [None if error else next(done) for error in batch["error"]]
-
-    @property
-    def _metric(self) -> ConfusionMatrix:
-        if self.metric is None:
-            raise UserError("no vocabulary yet: call use_vocabulary(Vocabulary.load('voc21')) first.")
-        return self.metric
-
-    def _score(self, batch: Batch) -> list[LabelMap]:
-        predicted = self.segment(batch["image"])
-        for map_, mask, name, index in zip(predicted, batch["mask"], batch["name"], batch["index"], strict=True):
-            if is_padding_sample(index):
-                mask, index = torch.full_like(mask, self.vocabulary.ignore_index), NO_IMAGE
-            try:
-                self._metric.update(map_.labels, mask, index)
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from error
-        return predicted
-
-    def _log_metric(self, stage: str) -> None:
-        result = self._metric.result()
-        self._assert_each_once(result["pictures"], stage)
-        for name in ("miou", "pixel_accuracy", "frequency_weighted_iou"):
-            self.log(f"{stage}/{name}", result[name].float(), rank_zero_only=True)
-
-    def _assert_each_once(self, pictures: Tensor, stage: str) -> None:
-        """Every picture of the dataset was counted once; where only some batches were asked for, none twice."""
-        loader: Any = self.trainer.val_dataloaders if stage == "val" else self.trainer.test_dataloaders
-        batches = self.trainer.num_val_batches if stage == "val" else self.trainer.num_test_batches
-        whole = sum(batches) == len(loader) and not self.trainer.sanity_checking
-        expected = len(loader.dataset) if whole else len(pictures.unique())
-        if len(pictures) != expected or len(pictures.unique()) != expected:
-            raise RuntimeError(
-                f"{len(pictures)} pictures were counted, {len(pictures.unique())} different, of {expected}. The loader must "
-                "deal each picture once; use DataModule.loader and leave use_distributed_sampler alone."
-            )
-
-
-def holds_mask(batch: Any) -> bool:
-    """Whether a batch, or one of several inside it, has a field of masks."""
-    if isinstance(batch, dict):
-        return "mask" in batch or any(holds_mask(value) for value in batch.values())
-    return isinstance(batch, list | tuple) and any(holds_mask(part) for part in batch)

@@ -60,7 +60,7 @@ class ScoreContrast(Callback):
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        for (_, windows), mask, index in zip(pl_module.look(batch["image"]), batch["mask"], batch["index"], strict=True):
+        for windows, mask, index in zip(pl_module.score_images(batch["image"]), batch["mask"], batch["index"], strict=True):
             if not is_padding_sample(index):
                 words = windows.merge(slice(None), mask.shape)
                 words = F.interpolate(words[None], mask.shape, mode="bilinear", align_corners=False)[0]

@@ -17,6 +17,7 @@ from common.files import atomic_path
 from common.randomness import run_seed
 from common.weights import state_hash
 from evaluation.bootstrap import interval_of
+from evaluation.protocol_in_words import in_words
 from reporting.figures import KeepPanels, panel_images
 from reporting.result import Cell, environment
 
@@ -59,7 +60,7 @@ class Measure(KeepPanels):
             "seconds": seconds,
             "protocol": model.protocol.name,
             "protocol_hash": model.protocol.hash,
-            "protocol_in_words": model.protocol.describe(),
+            "protocol_in_words": in_words(model.protocol),
             "data": data.describe(),
             "vocabulary": model.vocabulary.name,
             "vocabulary_hash": model.vocabulary.hash,

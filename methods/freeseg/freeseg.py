@@ -14,31 +14,32 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from backbones.clip import EMBEDDED
+from backbones.attention import rule_named
 from backbones.segformer import SegFormer
 from common.errors import UserError, known
 from common.files import cache_folder
 from common.randomness import run_seed
 from common.weights import state_hash
+from methods.dense_clip import DenseCLIP, RuleName
 from methods.freeseg.mined_masks import MinedMasks
 from methods.freeseg.mining import IGNORED, MiningRules, PartialMask, mine
-from methods.freeseg.partial_loss import GUARDS, augmented, partial_cross_entropy
+from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy
 from methods.freeseg.preview import MinedPicture, mining_preview
 from methods.freeseg.similarity import itsm, signed
 from methods.optim import adamw, warmup_cosine, with_step_schedule
-from methods.segmenter import Supervision
-from methods.training_free import TrainingFree, feature_surgery
+from methods.supervision import Supervision
+from methods.training_free import feature_surgery
 from methods.zeroseg.view_cache import refuse_changing
 
 
-class FreeSeg(TrainingFree):
+class FreeSeg(DenseCLIP):
     """See the module.
 
     Args:
@@ -46,8 +47,9 @@ class FreeSeg(TrainingFree):
         scales: sizes of the picture that the map is averaged over, mirrored ones included.
         iclip: projection that :class:`methods.ICLIP` wrote; null for CLIP's own.
         masks: folder of the mined masks; ``auto`` for one of its own in the cache, null to mine at every step.
-        network: ``segformer_embedded``, ``segformer_b0`` or ``deeplab_r50``.
+        network: ``segformer_embedded`` or ``segformer_b0``.
         network_weights: of its encoder, ``nvidia/mit-b0`` or a folder.
+        network_revision: commit of its repository.
         closed_outputs: 0 for an open head, which compares pixel embeddings with the words, so that others can be asked at test
             time; the number of words (and one for mined background) for a closed one.
         guard: against wrong masks, once the mean loss is below ``guard_at``: ``clamp`` pixel losses at it ("pretended
@@ -57,12 +59,7 @@ class FreeSeg(TrainingFree):
         learning_rate: of AdamW, then half a cosine to 0.
         weight_decay: of AdamW, on matrices only.
         rule: attention rule of the map: ``maskclip``, ``surgery``, ``clip`` ...
-        clip: open_clip model.
-        pretrained: its weights.
-        revision: commit of an ``hf-hub:`` model or of the network.
-        protocol: name of a preset.
-        protocol_values: single rules to change.
-        window_batch: windows scored at once.
+        options: as of :class:`methods.dense_clip.DenseCLIP`.
     """
 
     sees = Supervision.PICTURES
@@ -74,35 +71,30 @@ class FreeSeg(TrainingFree):
         scales: list[float] | None = None,
         iclip: str | None = None,
         masks: str | None = "auto",
-        network: str = "segformer_embedded",
+        network: Literal["segformer_embedded", "segformer_b0"] = "segformer_embedded",
         network_weights: str | None = None,
+        network_revision: str | None = None,
         closed_outputs: int = 0,
-        guard: str = "none",
+        guard: Guard = "none",
         guard_at: float = 0.5,
         augment: bool = True,
         learning_rate: float = 6e-5,
         weight_decay: float = 0.01,
-        rule: str = "maskclip",
-        clip: str = "tiny_clip",
-        pretrained: str | None = EMBEDDED,
-        revision: str | None = None,
-        protocol: str = "shapes",
-        protocol_values: dict[str, Any] | None = None,
-        window_batch: int = 64,
+        rule: RuleName = "maskclip",
+        **options: Any,
     ) -> None:
-        super().__init__(rule, clip, pretrained, None, protocol, protocol_values, window_batch)
-        self.save_hyperparameters(logger=False)
+        super().__init__(rule=rule, **options)
         for key in mining or {}:
             known("mining rule", key, asdict(MiningRules()))
         self.mining, self.scales = MiningRules(**(mining or {})), scales or [1.0]
-        self.guard, self.guard_at, self.seed = known("guard", guard, GUARDS), guard_at, run_seed()
+        self.guard, self.guard_at, self.seed = guard, guard_at, run_seed()
         self.masks, self.augment, self.network_name = masks, augment, network
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.projection = None if iclip is None else _projection(iclip)
         self.sees = Supervision.PICTURES if iclip is None else Supervision.CAPTIONS  # which ICLIP has seen
         channels = int(self.backbone.visual.output_dim)
-        self.closed_outputs = closed_outputs
-        self.network = SegFormer(network, closed_outputs or channels, network_weights, revision)
+        self.closed = closed_outputs or None
+        self.network = SegFormer(network, closed_outputs or channels, network_weights, network_revision)
         if not closed_outputs:
             self.logit_scale = nn.Parameter(torch.tensor(40.0).log())
             if self.mining.background is not None:
@@ -117,12 +109,10 @@ class FreeSeg(TrainingFree):
         if self.mines_background:
             background = torch.tensor([self.vocabulary.background], device=self.device)
             self.class_of_word = torch.cat([self.class_of_word, background])
-        asked = len(words) + self.mines_background
-        if self.closed_outputs not in (0, asked):
-            raise UserError(
-                f"the closed head has {self.closed_outputs} outputs, '{self.vocabulary.name}' asks {asked} words. Set "
-                "--model.closed_outputs and train it for these, or 0 for an open head."
-            )
+
+    def followed_rules(self) -> frozenset[str]:
+        """All prompts, which mining needs too; the network has no position embeddings."""
+        return super().followed_rules() - {"position_resize"}
 
     @property
     def mines_background(self) -> bool:
@@ -130,7 +120,7 @@ class FreeSeg(TrainingFree):
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.network(images)
-        if self.closed_outputs:
+        if self.closed:
             return features
         text_QC = self.text_QC
         if self.mines_background:
@@ -156,7 +146,7 @@ class FreeSeg(TrainingFree):
             )
             assert both is not None
             scores = torch.einsum("bchw,qc->bqhw", dense, self.text_QC)
-            if self.rule.surgery:
+            if rule_named(self.rule_name).surgery:
                 scores = feature_surgery(scores, both @ self.text_QC.T)
             straight, mirrored = scores.chunk(2)
             found = straight + mirrored.flip(3)
@@ -232,7 +222,7 @@ class FreeSeg(TrainingFree):
         if self.augment:
             images, labels = augmented(images, labels, [(self.seed, self.global_step, i) for i in batch["index"].tolist()])
         logits = F.interpolate(self(images).float(), labels.shape[1:], mode="bilinear", align_corners=False)
-        loss = partial_cross_entropy(logits, labels, active, self.mining.least, self.guard, self.guard_at)
+        loss = partial_cross_entropy(logits, labels, active, self.mining.min_labelled_share, self.guard, self.guard_at)
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/labelled", (labels != IGNORED).float().mean())
         return loss

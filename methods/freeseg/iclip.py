@@ -8,25 +8,23 @@ state is INFERRED.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from backbones.clip import EMBEDDED
-from common.errors import known
 from common.files import atomic_path
-from methods.freeseg.pooling import POOLINGS, attended, pool
+from methods.dense_clip import DenseCLIP, RuleName
+from methods.freeseg.pooling import Pooling, attended, pool
+from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw, warmup_cosine, with_step_schedule
-from methods.pretraining.clip import caption_is_true, captions, info_nce
-from methods.segmenter import Supervision
-from methods.training_free import TrainingFree
+from methods.supervision import Supervision
 from reporting.recorder import run_folder
 
 
-class ICLIP(TrainingFree):
+class ICLIP(DenseCLIP):
     """See the module.
 
     Args:
@@ -40,40 +38,29 @@ class ICLIP(TrainingFree):
         learning_rate: of AdamW, then half a cosine to 0.
         weight_decay: of AdamW.
         rule: attention rule of the dense tokens.
-        clip: open_clip model.
-        pretrained: its weights.
-        revision: commit of an ``hf-hub:`` model.
-        protocol: name of a preset.
-        protocol_values: single rules to change.
-        window_batch: windows scored at once.
+        options: as of :class:`methods.dense_clip.DenseCLIP`.
     """
 
     sees = Supervision.CAPTIONS
 
     def __init__(
         self,
-        pooling: str = "smooth_min",
-        pool_space: str = "features",
+        pooling: Pooling = "smooth_min",
+        pool_space: Literal["features", "similarity"] = "features",
         temperature: float = 0.1,
-        mask: str = "none",
-        text: str = "captions",
+        mask: Literal["none", "attention"] = "none",
+        text: Literal["captions", "names"] = "captions",
         keep: float = 1e-3,
         learning_rate: float = 5e-4,
         weight_decay: float = 0.05,
-        rule: str = "clip",
-        clip: str = "tiny_clip",
-        pretrained: str | None = EMBEDDED,
-        revision: str | None = None,
-        protocol: str = "shapes",
-        protocol_values: dict[str, Any] | None = None,
-        window_batch: int = 64,
+        rule: RuleName = "clip",
+        **options: Any,
     ) -> None:
-        super().__init__(rule, clip, pretrained, revision, protocol, protocol_values, window_batch)
-        self.save_hyperparameters(logger=False)
-        self.pooling, self.temperature = known("pooling", pooling, POOLINGS), temperature
-        self.pool_space = known("pool_space", pool_space, ("features", "similarity"))
-        self.mask = known("mask", mask, ("none", "attention"))
-        self.text_source = known("text", text, ("captions", "names"))
+        super().__init__(rule=rule, **options)
+        self.pooling, self.temperature = pooling, temperature
+        self.pool_space = pool_space
+        self.mask = mask
+        self.text_source = text
         self.sees = Supervision.CAPTIONS if text == "captions" else Supervision.PICTURES
         self.keep, self.learning_rate, self.weight_decay = keep, learning_rate, weight_decay
         self.projection = nn.Parameter(self.backbone.visual.proj.detach().clone())
@@ -84,12 +71,14 @@ class ICLIP(TrainingFree):
 
     def patch_features(self, images: Tensor) -> Tensor:
         """The dense tokens, projected anew."""
-        return self.backbone.tokens(images, self.rule_name, self.protocol.position_resize, projection=self.projection)[1]
+        return self.backbone.tokens(images, self.rule_name, self.protocol.windows.position_resize, projection=self.projection)[
+            1
+        ]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]
         with torch.no_grad():
-            x, _ = self.backbone.encode(images, self.protocol.position_resize)
+            x, _ = self.backbone.encode(images, self.protocol.windows.position_resize)
             tokens_BND = self.backbone.visual.ln_post(x)[:, 1:]
             text_BC, true_BB = self._texts(batch, x)
         allowed = attended(self.backbone.class_attention(images)) if self.mask == "attention" else None

@@ -7,17 +7,18 @@ supervised code. Nothing here opens a mask. Shapes: B pictures, Q words, (h, w) 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UserError, known
-from evaluation.protocol import Protocol
 from evaluation.refine import Pamr
-from methods.freeseg.similarity import SIGNS, itsm, signed
+from methods.freeseg.similarity import Sign, itsm, signed
 
 IGNORED = 255
+PAMR_DILATIONS = (1, 2)  # pixels
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class MiningRules:
     Attributes:
         positive: image-level probability from which a class is present (at least the best one is).
         negative: probability up to which it is absent; between the two nothing is said of it.
-        top: most classes present.
+        max_classes: most classes present.
         foreground: value of a class's map from which a pixel is of the class.
         background: value of the best map up to which a pixel is background; None where the classes cover everything.
         margin: lead over the second best present class that a pixel needs.
         quantiles: the ``foreground`` share of highest and ``background`` share of lowest values, instead of fixed values.
         partial_label: off, all classes are present.
         partial_pixel: off, every pixel takes its best present class.
-        least: share of sure pixels below which a picture is left out.
+        min_labelled_share: share of sure pixels below which a picture is left out.
         itsm: each class's map spans 0 to 1; off, the cosines are compared as they are (plain self-training).
         sign: of the map, see :mod:`methods.freeseg.similarity`.
         smooth: raise every map to 1 - 0.3 CoV (PMM), which spreads uneven ones.
@@ -43,21 +44,21 @@ class MiningRules:
 
     positive: float = 0.1
     negative: float = 0.02
-    top: int = 5
+    max_classes: int = 5
     foreground: float = 0.6
     background: float | None = None
     margin: float = 0.1
     quantiles: bool = False
     partial_label: bool = True
     partial_pixel: bool = True
-    least: float = 0.02
+    min_labelled_share: float = 0.02
     itsm: bool = True
-    sign: str = "raw"
+    sign: Sign = "raw"
     smooth: bool = False
     pamr: int = 0
 
     def __post_init__(self) -> None:
-        known("sign of the similarity map", self.sign, SIGNS)
+        known("sign of the similarity map", self.sign, get_args(Sign))
         if not 0 <= self.negative <= self.positive <= 1:
             raise UserError(f"mining: 0 <= negative {self.negative} <= positive {self.positive} <= 1 must hold.")
 
@@ -74,7 +75,7 @@ def partial_label(probability_BQ: Tensor, rules: MiningRules) -> tuple[Tensor, T
     """(B, Q) bool of the words that are present, and of those that are surely absent."""
     if not rules.partial_label:
         return torch.ones_like(probability_BQ, dtype=torch.bool), torch.zeros_like(probability_BQ, dtype=torch.bool)
-    best = probability_BQ.topk(min(rules.top, probability_BQ.shape[1])).indices
+    best = probability_BQ.topk(min(rules.max_classes, probability_BQ.shape[1])).indices
     among = torch.zeros_like(probability_BQ, dtype=torch.bool).scatter_(1, best, True)
     present = among & (probability_BQ >= rules.positive)
     present.scatter_(1, best[:, :1], True)
@@ -92,7 +93,7 @@ def mine(similarity_BQhw: Tensor, probability_BQ: Tensor, images: Tensor, rules:
         words = present[i].nonzero()[:, 0]
         few = F.interpolate(maps[i, words][None], image.shape[1:], mode="bilinear", align_corners=False)[0]
         if rules.pamr:
-            few = Pamr(image, Protocol(pamr_dilations=(1, 2), pamr_iterations=rules.pamr))(few)
+            few = Pamr(image, PAMR_DILATIONS, rules.pamr)(few)
         chosen = partial_pixel(few, rules)
         background = torch.tensor([maps.shape[1], IGNORED], device=words.device)
         labels = torch.cat([words, background])[chosen]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,11 +13,11 @@ from torchvision.transforms import v2
 from common.distributed import mean_of_processes
 from methods.freeseg.mining import IGNORED
 
-GUARDS = ("none", "clamp", "drop")
+Guard = Literal["none", "clamp", "drop"]
 
 
 def partial_cross_entropy(
-    logits: Tensor, labels: Tensor, active: Tensor, least: float = 0.0, guard: str = "none", guard_at: float = 0.5
+    logits: Tensor, labels: Tensor, active: Tensor, least: float = 0.0, guard: Guard = "none", guard_at: float = 0.5
 ) -> Tensor:
     """Mean cross-entropy of the labelled pixels among the words that their picture says something about.
 

@@ -9,28 +9,26 @@ exp(-v / t). Both are the minimum for t -> 0 and the mean for t -> infinity.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from common.errors import known
-
-POOLINGS = ("max", "masked_max", "min", "smooth_min", "log_sum_exp", "mean")
+Pooling = Literal["max", "masked_max", "min", "smooth_min", "log_sum_exp", "mean"]
 
 
-def pool(values: Tensor, how: str, temperature: float = 0.1, mask: Tensor | None = None) -> Tensor:
+def pool(values: Tensor, how: Pooling, temperature: float = 0.1, mask: Tensor | None = None) -> Tensor:
     """Pools over the tokens.
 
     Args:
         values: (B, N, C) features, or similarities to C texts.
-        how: one of ``POOLINGS``.
+        how: one of ``Pooling``.
         temperature: of the smoothed minima, in standard deviations of the values over the tokens (no gradient).
         mask: (B, N) bool, the tokens that ``masked_max`` may take; where none is, it takes any.
 
     Returns:
         (B, C).
     """
-    known("pooling", how, POOLINGS)
     if how == "mean":
         return values.mean(1)
     if how == "min":

@@ -7,10 +7,12 @@ map is often *inverted*, low on the object and high around it (ICLIP, section 1)
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-SIGNS = ("raw", "reversed", "auto")
+Sign = Literal["raw", "reversed", "auto"]
 
 
 def itsm(similarity: Tensor) -> Tensor:
@@ -19,7 +21,7 @@ def itsm(similarity: Tensor) -> Tensor:
     return (similarity - least) / (most - least).clamp_min(1e-6)
 
 
-def signed(maps: Tensor, sign: str) -> Tensor:
+def signed(maps: Tensor, sign: Sign) -> Tensor:
     """Maps (B, Q, h, w) as they are, ``reversed`` (1 - M), or whichever of them ``auto`` takes for upright.
 
     ``auto`` knows no ground truth: things lie inside a picture more often than at its border, so a word's map is turned over

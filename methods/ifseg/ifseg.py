@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones.ofa.loading import EMBEDDED, load_ofa
 from evaluation.refine import average_neighbours
 from methods.ifseg.map_loss import map_cross_entropy, upsampling
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.ifseg.word_maps import draw_maps
 from methods.optim import warmup_cosine, with_step_schedule
-from methods.segmenter import Supervision, evaluating
+from methods.segmenter import evaluating
+from methods.supervision import Supervision
 
 BETAS = (0.9, 0.999)
 
@@ -36,21 +36,13 @@ class IFSeg(OFASegmenter):
     Args:
         learning_rate: of AdamW, from the first step, then half a cosine to 0.
         weight_decay: on all trained weights.
-        dropout: of embeddings and branches.
-        drop_path: of the last layers' branches.
         self_training_from: the step from which on it trains on the smoothed label maps that it gave unlabelled pictures
             (``--data.pictures``) at that step, instead of word maps (Table 4). INFERRED: the labelling model stays as it was
             then (labelling with the model of the moment collapsed with one of two seeds), without dropout, smoothed as in
             section 3.4; the paper's appendix, which says more, was not available. Null: never.
         select_on_labels: keeps the weights of the best validation instead of the last, as the reference does. This uses
             labels, so the result is ranked with the oracles; it needs ``--trainer.limit_val_batches``.
-        size: ``tiny`` to ``huge`` as published, or ``embedded``.
-        weights: ``embedded``, a file of weights, ``hf-hub:OFA-Sys/ofa-base``, or null for random ones.
-        revision: commit of an ``hf-hub:`` repository.
-        tokenizer: folder of OFA's tokenizer files; null for the embedded one's.
-        protocol: name of a preset.
-        protocol_values: single rules to change.
-        window_batch: windows scored at once.
+        options: as of :class:`methods.ifseg.ofa_segmenter.OFASegmenter`.
     """
 
     sees = Supervision.NAMES
@@ -59,21 +51,11 @@ class IFSeg(OFASegmenter):
         self,
         learning_rate: float = 5e-5,
         weight_decay: float = 0.1,
-        dropout: float = 0.1,
-        drop_path: float = 0.1,
         self_training_from: int | None = None,
         select_on_labels: bool = False,
-        size: str = "embedded",
-        weights: str | None = EMBEDDED,
-        revision: str | None = None,
-        tokenizer: str | None = None,
-        protocol: str = "shapes",
-        protocol_values: dict[str, Any] | None = None,
-        window_batch: int = 64,
+        **options: Any,
     ) -> None:
-        ofa = load_ofa(size, weights, revision, dropout=dropout, drop_path=drop_path)
-        super().__init__(ofa, tokenizer, protocol, protocol_values, window_batch)
-        self.save_hyperparameters(logger=False)
+        super().__init__(**options)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.self_training_from, self.select_on_labels = self_training_from, select_on_labels
         self.sees = Supervision.NAMES if self_training_from is None else Supervision.PICTURES
@@ -124,8 +106,8 @@ class IFSeg(OFASegmenter):
         assert self.labeller is not None
         scores = self.name_cells(self.labeller.encode_features(features, self.source), self.labeller)
         scores = scores.transpose(1, 2).unflatten(2, features.shape[2:]).float()
-        protocol = self.protocol
-        smoothed = average_neighbours(scores.softmax(1), features.float(), protocol.neighbours, protocol.neighbour_steps)
+        decision = self.protocol.decision
+        smoothed = average_neighbours(scores.softmax(1), features.float(), decision.neighbours, decision.neighbour_steps)
         up, across = (upsampling(n, n * self.ofa.config.stride).to(scores) for n in features.shape[2:])
         return (up @ smoothed @ across.T).argmax(1)
 

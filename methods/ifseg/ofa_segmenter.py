@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backbones.ofa import OFA
 from backbones.ofa.config import BOS, EOS, UNK
-from backbones.ofa.loading import load_tokenizer
+from backbones.ofa.loading import EMBEDDED, load_ofa, load_tokenizer
 from backbones.ofa.model import Encoded
 from common.errors import UserError
 from methods.segmenter import Segmenter
@@ -19,29 +19,34 @@ from methods.segmenter import Segmenter
 PROMPT = "what is the segmentation map of the image? object:"
 
 
-class OFASegmenter(Segmenter, ABC):
+class OFASegmenter(Segmenter):
     """Base of the methods that read classes from an OFA.
 
     Args:
-        ofa: the model.
+        size: ``tiny`` to ``huge`` as published, or ``embedded``.
+        weights: ``embedded``, a file of weights, ``hf-hub:OFA-Sys/ofa-base``, or null for random ones.
+        revision: commit of an ``hf-hub:`` repository.
         tokenizer: folder of OFA's tokenizer files; null for the embedded one's.
-        protocol: name of a preset.
-        protocol_values: single rules to change.
-        window_batch: windows scored at once.
+        dropout: of embeddings and branches, in training.
+        drop_path: of the last layers' branches, in training.
+        options: as of :class:`methods.segmenter.Segmenter`.
     """
 
     scores = "logit"
+    frozen_trunk: ClassVar[bool] = True  # batch norm as a fixed affine map, as IFSeg uses it; off to pretrain a trunk
 
     def __init__(
         self,
-        ofa: OFA,
+        size: str = "embedded",
+        weights: str | None = EMBEDDED,
+        revision: str | None = None,
         tokenizer: str | None = None,
-        protocol: str = "shapes",
-        protocol_values: dict[str, Any] | None = None,
-        window_batch: int = 64,
+        dropout: float = 0.1,
+        drop_path: float = 0.1,
+        **options: Any,
     ) -> None:
-        super().__init__(protocol, protocol_values, window_batch)
-        self.ofa = ofa
+        super().__init__(**options)
+        self.ofa = load_ofa(size, weights, revision, dropout=dropout, drop_path=drop_path, frozen_trunk=self.frozen_trunk)
         self.tokenizer = load_tokenizer(tokenizer)
         self.pieces: list[list[int]] = []
         self.class_embeddings: Tensor = torch.zeros(0)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.ofa.config import BOS, EOS, PAD
-from backbones.ofa.loading import EMBEDDED, load_ofa, load_tags
-from common.errors import UserError, known
+from backbones.ofa.loading import EMBEDDED, load_tags
+from common.errors import UserError
 from methods.ifseg.ofa_segmenter import OFASegmenter, likeness
-from methods.segmenter import Supervision
+from methods.supervision import Supervision
 
 REGION = "what does the region describe? region:"
-READINGS = ("nearest_word", "word_maps", "surrogate", "questions", "tags")
+Reading = Literal["nearest_word", "word_maps", "surrogate", "questions", "tags"]
 
 
 class OFAZeroShot(OFASegmenter):
@@ -26,32 +26,19 @@ class OFAZeroShot(OFASegmenter):
             nearest neighbour), ``word_maps`` with the encodings of maps that hold one class name everywhere, ``surrogate``
             asks the decoder as IFSeg does, before IFSeg has trained it, ``questions`` asks it what each cell's region
             shows (slow: a text per cell and name), and ``tags`` the head that taught the embedded OFA's trunk to see.
-        size: ``tiny`` to ``huge`` as published, or ``embedded``.
-        weights: ``embedded``, a file of weights, ``hf-hub:OFA-Sys/ofa-base``, or null for random ones.
-        revision: commit of an ``hf-hub:`` repository.
-        tokenizer: folder of OFA's tokenizer files; null for the embedded one's.
-        protocol: name of a preset.
-        protocol_values: single rules to change.
-        window_batch: windows scored at once.
+        options: as of :class:`methods.ifseg.ofa_segmenter.OFASegmenter`.
     """
 
     sees = Supervision.NOTHING
 
     def __init__(
         self,
-        reading: str = "nearest_word",
-        size: str = "embedded",
-        weights: str | None = EMBEDDED,
-        revision: str | None = None,
-        tokenizer: str | None = None,
-        protocol: str = "shapes",
-        protocol_values: dict[str, Any] | None = None,
-        window_batch: int = 64,
+        reading: Reading = "nearest_word",
+        **options: Any,
     ) -> None:
-        super().__init__(load_ofa(size, weights, revision), tokenizer, protocol, protocol_values, window_batch)
-        self.save_hyperparameters(logger=False)
-        self.reading = known("reading of OFA", reading, READINGS)
-        self.tags = load_tags(weights) if reading == "tags" else None
+        super().__init__(**options)
+        self.reading = reading
+        self.tags = load_tags(options.get("weights", EMBEDDED)) if reading == "tags" else None
 
     def embed_vocabulary(self, words: list[str]) -> None:
         super().embed_vocabulary(words)

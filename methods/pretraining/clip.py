@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from common.errors import UserError
 from common.files import atomic_path
+from methods.dense_clip import RuleName
+from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw_in_two_phases
-from methods.segmenter import Supervision
+from methods.supervision import Supervision
 from methods.training_free import TrainingFree
 from reporting.recorder import run_folder
 
@@ -41,9 +42,7 @@ class CaptionPretraining(TrainingFree):
         tags: number of things that a caption can name.
         rule: attention rule of the evaluation.
         clip: open_clip model or config file, trained from random weights.
-        protocol: evaluation preset.
-        protocol_values: single rules to change.
-        window_batch: windows scored at once.
+        options: as of :class:`methods.segmenter.Segmenter`.
     """
 
     sees = Supervision.CAPTIONS
@@ -55,21 +54,18 @@ class CaptionPretraining(TrainingFree):
         warmup_steps: int = 100,
         tagging_steps: int = 1500,
         tags: int = 20,
-        rule: str = "clip",
+        rule: RuleName = "clip",
         clip: str = "tiny_clip",
-        protocol: str = "shapes",
-        protocol_values: dict[str, Any] | None = None,
-        window_batch: int = 64,
+        **options: Any,
     ) -> None:
-        super().__init__(rule, clip, None, None, protocol, protocol_values, window_batch)
-        self.save_hyperparameters(logger=False)
+        super().__init__(rule=rule, clip=clip, pretrained=None, **options)
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.tagging_steps = tagging_steps
         self.backbone.requires_grad_(True)
         self.tag_head = nn.Linear(self.backbone.visual.transformer.width, tags)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        x, _ = self.backbone.encode(batch["image"], self.protocol.position_resize)
+        x, _ = self.backbone.encode(batch["image"], self.protocol.windows.position_resize)
         if self.global_step < self.tagging_steps:
             logits_BnW = self.tag_head(self.backbone.visual.ln_post(x)[:, 1:]).float()
             pooled_BW = torch.logsumexp(logits_BnW, 1) - math.log(logits_BnW.shape[1])
@@ -100,30 +96,3 @@ class CaptionPretraining(TrainingFree):
             weights = {k: v.detach().half().cpu().contiguous() for k, v in self.backbone.clip.state_dict().items()}
             with atomic_path(folder / "clip.safetensors") as path:
                 save_file(weights, path)
-
-
-def captions(batch: dict[str, Any]) -> list[str]:
-    """Of a batch's pictures.
-
-    Raises:
-        UserError: they have none.
-    """
-    if "caption" not in batch:
-        raise UserError(
-            "the training pictures have no captions. Set --data.captions true, or --data.train captions for Shapes."
-        )
-    found: list[str] = batch["caption"]
-    return found
-
-
-def caption_is_true(said: Tensor, visible: Tensor) -> Tensor:
-    """(B, P): whether everything that caption j says (P, W) is visible (B, W) in picture i."""
-    return (~visible).float() @ said.float().T == 0
-
-
-def info_nce(similarity: Tensor, true: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of cosines (B, B) of pictures and captions, with true captions of others left out."""
-    others = true & ~torch.eye(len(true), dtype=torch.bool, device=true.device)
-    logits = (scale * similarity).masked_fill(others, -torch.inf)
-    diagonal = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2

@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from backbones.ofa import OFA
 from backbones.ofa.config import BOS, EOS, PAD
 from backbones.ofa.loading import find_weights, read_weights
 from common.errors import UserError
 from common.files import atomic_path
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.optim import adamw_in_two_phases
-from methods.segmenter import Supervision
+from methods.supervision import Supervision
 from reporting.recorder import run_folder
 
 
@@ -41,13 +40,11 @@ class OFAPretraining(OFASegmenter):
         tagging_steps: steps of the trunk alone.
         tags: number of things that a caption can name.
         trunk: ``embedded`` or a file of weights whose trunk and tagging head are taken, in the place of the tagging phase.
-        size: of the OFA.
-        protocol: evaluation preset.
-        protocol_values: single rules to change.
-        window_batch: windows scored at once.
+        options: as of :class:`methods.ifseg.ofa_segmenter.OFASegmenter`, which starts from random weights here.
     """
 
     sees = Supervision.BOXES
+    frozen_trunk = False
 
     def __init__(
         self,
@@ -57,13 +54,9 @@ class OFAPretraining(OFASegmenter):
         tagging_steps: int = 400,
         tags: int = 20,
         trunk: str | None = None,
-        size: str = "embedded",
-        protocol: str = "shapes",
-        protocol_values: dict[str, Any] | None = None,
-        window_batch: int = 64,
+        **options: Any,
     ) -> None:
-        super().__init__(OFA(size, frozen_trunk=False, drop_path=0.0), None, protocol, protocol_values, window_batch)
-        self.save_hyperparameters(logger=False)
+        super().__init__(weights=None, drop_path=0.0, **options)
         self.tag_head = nn.Linear(self.ofa.encoder.embed_images.channels, tags)
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.tagging_steps = tagging_steps if trunk is None else 0

@@ -12,7 +12,8 @@ from transformers import GroupViTConfig, GroupViTModel
 from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
 
 from common.errors import UserError
-from methods.segmenter import Supervision
+from methods.dense_clip import embed_words, join_templates
+from methods.supervision import Supervision
 from methods.zeroseg.segment_tokens import SegmentTokens
 from methods.zeroseg.token_segmenter import TokenSegmenter
 
@@ -42,9 +43,7 @@ class GroupViT(TokenSegmenter):
         weights: ``nvidia/groupvit-gcc-yfcc``, ``nvidia/groupvit-gcc-redcaps``, a folder of such files, or null for a tiny
             random one.
         revision: commit of the repository.
-        protocol: name of a preset; the released rules are ``groupvit``.
-        protocol_values: single rules to change.
-        window_batch: windows scored at once.
+        options: as of :class:`methods.segmenter.Segmenter`; the released rules are ``protocol: groupvit``.
     """
 
     sees = Supervision.NOTHING
@@ -53,25 +52,22 @@ class GroupViT(TokenSegmenter):
         self,
         weights: str | None = None,
         revision: str | None = None,
-        protocol: str = "shapes",
-        protocol_values: dict[str, Any] | None = None,
-        window_batch: int = 64,
+        **options: Any,
     ) -> None:
-        super().__init__(protocol, protocol_values, window_batch)
-        self.save_hyperparameters(logger=False)
+        super().__init__(**options)
         self.model: Any = _tiny() if weights is None else _published(weights, revision)
         self.model.requires_grad_(False).eval()
         self.tokenizer = open_clip.get_tokenizer("ViT-B-32")  # CLIP's BPE, which GroupViT uses
 
     def embed_vocabulary(self, words: list[str]) -> None:
-        templates = self.protocol.template_list
+        self.text_QC, self.class_of_word = embed_words(words, self.class_of_word, self.protocol.prompt, self._embed_text)
+
+    @torch.no_grad()
+    def _embed_text(self, words: list[str], templates: list[str], ensemble: str) -> Tensor:
         tokens = self.tokenizer([template.format(word) for word in words for template in templates]).to(self.device)
-        with torch.no_grad():
-            pooled = [self.model.text_model(part).pooler_output for part in tokens.split(256)]
-            text = self.model.text_projection(torch.cat(pooled))
-        if self.protocol.ensemble == "unit":
-            text = F.normalize(text, dim=-1)
-        self.text_QC = F.normalize(text.view(len(words), len(templates), -1).mean(1), dim=-1)
+        pooled = [self.model.text_model(part).pooler_output for part in tokens.split(256)]
+        text: Tensor = self.model.text_projection(torch.cat(pooled))
+        return join_templates(text.unflatten(0, (len(words), -1)), ensemble)
 
     def groups(self, images: Tensor) -> SegmentTokens:
         vision, patch = self.model.vision_model, self.model.config.vision_config.patch_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -13,38 +13,48 @@ from common.batch import Batch
 from common.distributed import is_padding_sample
 from evaluation.label_map import LabelMap
 from evaluation.metrics import NO_IMAGE, ConfusionMatrix
+from evaluation.rules import PROMPT_RULES
 from evaluation.windows import resize_image
 from methods.segmenter import Segmenter, evaluating
 from methods.zeroseg.segment_tokens import SegmentTokens, token_probabilities
 
 
-class TokenSegmenter(Segmenter, ABC):
+class TokenSegmenter(Segmenter):
     """Base of the group-based methods; ``test`` also logs how many tokens a picture uses and how well they cut it.
 
     The second is the mIoU that the tokens would reach on whole pictures if each bore the label of most of its pixels (an
     oracle: it tells bad groups from bad names).
+
+    Args:
+        options: as of :class:`methods.segmenter.Segmenter`.
     """
 
     scores = "probability"
 
-    def __init__(self, protocol: str = "shapes", protocol_values: dict[str, Any] | None = None, window_batch: int = 64) -> None:
-        super().__init__(protocol, protocol_values, window_batch)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.text_QC: Tensor = torch.zeros(0, 0)
         self.oracle: ConfusionMatrix | None = None
         self.tokens_used: list[int] = []
+
+    def followed_rules(self) -> frozenset[str]:
+        """The temperature is in the probabilities of the tokens; so is the gate."""
+        return super().followed_rules() | PROMPT_RULES | {"temperature", "gate_classes"}
 
     @abstractmethod
     def groups(self, images: Tensor) -> SegmentTokens:
         """Segments of images (B, 3, H, W) in [0, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return token_probabilities(self.groups(images), self.text_QC, self.protocol, (images.shape[2], images.shape[3]))
+        return token_probabilities(
+            self.groups(images), self.text_QC, self.protocol.decision, (images.shape[2], images.shape[3])
+        )
 
     @torch.inference_mode()
     @evaluating
     def segment_map(self, image: Tensor) -> Tensor:
         """(H, W) the token of every pixel of a picture (3, H, W) in [0, 1], looked at whole."""
-        resized = resize_image(image, self.protocol)
+        resized = resize_image(image, self.protocol.windows)
         found = self.groups(resized[None]).map((resized.shape[1], resized.shape[2]))
         return F.interpolate(found[None].float(), image.shape[1:], mode="nearest")[0, 0].long()
 

@@ -9,7 +9,7 @@ marked INFERRED, and what departs from it DEVIATION. Shapes: B pictures, n views
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,20 +17,21 @@ from torch import Tensor
 
 from backbones.clip import CLIP, EMBEDDED
 from backbones.mae import MAE
-from common.errors import UserError, known
+from common.errors import UserError
 from common.files import cache_folder
 from common.randomness import ImageNoise, run_seed
 from common.weights import state_hash
+from methods.dense_clip import embed_words
 from methods.optim import adamw, warmup_cosine, with_step_schedule
-from methods.segmenter import Supervision
+from methods.supervision import Supervision
 from methods.zeroseg.grouping import GroupingRules, SegmentationHead, mlp
 from methods.zeroseg.segment_tokens import SegmentTokens
 from methods.zeroseg.token_segmenter import TokenSegmenter
 from methods.zeroseg.view_cache import ViewCache, refuse_changing
 from methods.zeroseg.views import embed_views, view_count
 
-NORMS = ("none", "teacher", "both", "standardised")
-REDUCTIONS = ("mean", "sum")
+FeatureNorm = Literal["none", "teacher", "both", "standardised"]
+Reduction = Literal["mean", "sum"]
 LR_BATCH = 256  # pictures that the learning rate is given for (MAE's rule)
 
 
@@ -62,14 +63,13 @@ class ZeroSeg(TokenSegmenter):
         size: of the masked autoencoder, ``base`` or ``embedded``.
         encoder_init: ``random`` (INFERRED), ``mae`` (published weights) or ``teacher``: DEVIATIONS.
         mae_weights: ``facebook/vit-mae-base`` or a folder, for ``encoder_init: mae``.
+        mae_revision: commit of its repository.
         clip: the teacher, an open_clip model.
         pretrained: its weights.
-        revision: commit of an ``hf-hub:`` teacher or of the masked autoencoder.
+        revision: commit of an ``hf-hub:`` teacher.
         cache: folder of the views' embeddings; ``auto`` for one of its own in the cache, null to embed them at every step.
         seed: of masks and assignments, with the step and the picture; default: the run's (``--seed_everything``).
-        protocol: name of a preset.
-        protocol_values: single rules to change.
-        window_batch: windows scored at once.
+        options: as of :class:`methods.segmenter.Segmenter`.
     """
 
     sees = Supervision.PICTURES
@@ -85,35 +85,28 @@ class ZeroSeg(TokenSegmenter):
         match: float = 1.0,
         reconstruct: float = 1.0,
         cover: float = 0.0,
-        feature_norm: str = "none",
-        dim_reduction: str = "mean",
-        set_reduction: str = "sum",
+        feature_norm: FeatureNorm = "none",
+        dim_reduction: Reduction = "mean",
+        set_reduction: Reduction = "sum",
         group_tokens: list[int] | None = None,
         depths: list[int] | None = None,
-        segment_projection: str = "shared_mlp",
+        segment_projection: Literal["shared_mlp", "none"] = "shared_mlp",
         centre_keys: bool = False,
         assignment_scale: float = 1.0,
         mixing: bool = True,
         norm_pix_loss: bool = False,
         size: str = "embedded",
-        encoder_init: str = "random",
+        encoder_init: Literal["random", "mae", "teacher"] = "random",
         mae_weights: str | None = None,
+        mae_revision: str | None = None,
         clip: str = "tiny_clip",
         pretrained: str | None = EMBEDDED,
         revision: str | None = None,
         cache: str | None = "auto",
         seed: int | None = None,
-        protocol: str = "shapes",
-        protocol_values: dict[str, Any] | None = None,
-        window_batch: int = 64,
+        **options: Any,
     ) -> None:
-        super().__init__(protocol, protocol_values, window_batch)
-        self.save_hyperparameters(logger=False)
-        known("feature_norm", feature_norm, NORMS)
-        known("dim_reduction", dim_reduction, REDUCTIONS)
-        known("set_reduction", set_reduction, REDUCTIONS)
-        known("segment_projection", segment_projection, ("shared_mlp", "none"))
-        known("encoder_init", encoder_init, ("random", "mae", "teacher"))
+        super().__init__(**options)
         self.grids, group_tokens, depths = grids or [1, 2, 3, 4], group_tokens or [32, 8], depths or [2, 2, 1]
         if len(depths) != len(group_tokens) + 1:
             raise UserError(f"depths {depths} must be one more than the group_tokens' {len(group_tokens)} stages.")
@@ -124,7 +117,7 @@ class ZeroSeg(TokenSegmenter):
         self.weights = {"distill": distill, "match": match, "cover": cover, "reconstruct": reconstruct}
         self.dim_reduction, self.set_reduction = dim_reduction, set_reduction
         self.teacher = CLIP(clip, pretrained, revision)
-        self.student = MAE(size, mae_weights if encoder_init == "mae" else None, revision, norm_pix_loss)
+        self.student = MAE(size, mae_weights if encoder_init == "mae" else None, mae_revision, norm_pix_loss)
         if encoder_init == "teacher":
             self.student.start_from(self.teacher)
         width, channels = self.student.width, int(self.teacher.visual.output_dim)
@@ -144,8 +137,7 @@ class ZeroSeg(TokenSegmenter):
     feature_std: Tensor
 
     def embed_vocabulary(self, words: list[str]) -> None:
-        protocol = self.protocol
-        self.text_QC = self.teacher.embed_text(words, protocol.template_list, protocol.ensemble).to(self.device)
+        self.text_QC, self.class_of_word = embed_words(words, self.class_of_word, self.protocol.prompt, self.teacher.embed_text)
 
     def groups(self, images: Tensor) -> SegmentTokens:
         latent = self.student.encode(images)

@@ -26,11 +26,11 @@ def naive_label_map(model: torch.nn.Module, image: np.ndarray, protocol: Protoco
 
     picture = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     height, width = image.shape[:2]
-    scale = min(protocol.short_side / min(height, width), 2048 / max(height, width))
+    scale = min(protocol.windows.short_side / min(height, width), 2048 / max(height, width))
     size = (int(height * scale + 0.5), int(width * scale + 0.5))
     picture = F.interpolate(picture, size, mode="bilinear", align_corners=False)
     total, visits = torch.zeros(1, len(model.class_of_word), *size), torch.zeros(1, 1, *size)
-    crop, stride = protocol.crop, protocol.stride
+    crop, stride = protocol.windows.crop, protocol.windows.stride
     for i in range(max(size[0] - crop + stride - 1, 0) // stride + 1):
         for j in range(max(size[1] - crop + stride - 1, 0) // stride + 1):
             bottom, right = min(i * stride + crop, size[0]), min(j * stride + crop, size[1])
@@ -40,13 +40,15 @@ def naive_label_map(model: torch.nn.Module, image: np.ndarray, protocol: Protoco
             total += F.pad(scores, padding)
             visits += F.pad(torch.ones(1, 1, bottom - top, right - left), padding)
     logits = F.interpolate(total / visits, (height, width), mode="bilinear", align_corners=False)
-    p = torch.softmax(logits[0] * protocol.temperature, 0)
+    p = torch.softmax(logits[0] * protocol.decision.temperature, 0)
     classes = int(model.class_of_word.max()) + 1
     p = torch.stack([p[model.class_of_word == k].amax(0) for k in range(classes)])
     one_hot = F.one_hot(p.argmax(0), classes)[..., 1:].sum((0, 1))
-    p[1:] *= (one_hot > protocol.area_threshold * one_hot.sum())[:, None, None] if protocol.area_threshold else 1
+    p[1:] *= (
+        (one_hot > protocol.decision.area_threshold * one_hot.sum())[:, None, None] if protocol.decision.area_threshold else 1
+    )
     labels = p.argmax(0)
-    labels[p.amax(0) < protocol.background_value] = 0
+    labels[p.amax(0) < protocol.decision.background_value] = 0
     return labels.numpy()
 
 
@@ -107,7 +109,7 @@ def test_a_real_benchmark_through_test_equals_an_independent_computation(
         miou = np.nanmean(inside / (predicted + actual - inside))
     assert metrics["pictures"] == count
     assert metrics["data"].startswith(f"{name}, first {count}, val")
-    assert metrics["protocol_hash"] == protocol.hash
+    assert metrics["protocol_hash"] == model.protocol.hash
     np.testing.assert_allclose(metrics["miou"], miou, atol=2e-5)
     np.testing.assert_allclose(metrics["pixel_accuracy"], inside.sum() / actual.sum(), atol=2e-5)
 

@@ -110,7 +110,7 @@ def test_a_picture_counted_twice_is_an_error(tmp_path: Path) -> None:
     data = DATAMODULES["Shapes"](pictures=2, num_workers=0)
     twice: Any = DataLoader(data.benchmark("test"), batch_size=2, sampler=[0, 0], collate_fn=data.test_dataloader().collate_fn)
     trainer = lightning.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
-    with pytest.raises(RuntimeError, match="2 pictures were counted, 1 different, of 2"):
+    with pytest.raises(RuntimeError, match="2 images were counted, 1 different, of 2"):
         trainer.test(METHODS["TrainingFree"]("sclip"), _With(data, twice), verbose=False)
 
 

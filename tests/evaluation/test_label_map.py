@@ -7,19 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evaluation import Protocol, label_map
+from evaluation import label_map
 from evaluation.refine import Pamr
+from evaluation.rules import Decision
 from evaluation.windows import WindowScores
 
-WHOLE = Protocol(crop=None, stride=None, temperature=20)
+WHOLE = Decision(temperature=20)
 
 
 def picture_scores(words: int, size: tuple[int, int] = (9, 13), windows: int = 1) -> WindowScores:
     height, width = 4 * size[0], 4 * size[1]
     if windows == 1:
-        return WindowScores(torch.randn(1, words, *size), [(0, 0, height, width)], (height, width))
+        return WindowScores(torch.randn(1, words, *size), [(0, 0, height, width)], torch.rand(3, height, width))
     boxes = [(0, 0, height, width - 8), (0, 8, height, width)]
-    return WindowScores(torch.randn(2, words, *size), boxes, (height, width))
+    return WindowScores(torch.randn(2, words, *size), boxes, torch.rand(3, height, width))
 
 
 def probabilities(scores: WindowScores, size: tuple[int, int], scale: float) -> Tensor:
@@ -42,7 +43,7 @@ def test_the_running_argmax_equals_the_one_shot_result_exactly(
 
 
 def test_of_equal_scores_the_first_word_wins_in_any_chunk() -> None:
-    scores = WindowScores(torch.ones(1, 12, 3, 3), [(0, 0, 12, 12)], (12, 12))
+    scores = WindowScores(torch.ones(1, 12, 3, 3), [(0, 0, 12, 12)], torch.rand(3, 12, 12))
     assert label_map(scores, torch.arange(12), (12, 12), WHOLE, chunk=5).labels.max() == 0
 
 
@@ -100,7 +101,6 @@ def test_sigmoid_scores_do_not_compete() -> None:
 
 
 def test_pamr_against_a_plain_loop() -> None:
-    protocol = Protocol(refine="pamr", pamr_dilations=(1, 2), pamr_iterations=3)
     picture, maps = torch.rand(3, 7, 8), torch.rand(2, 7, 8)
     offsets = [(d * dy, d * dx) for d in (1, 2) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
@@ -118,7 +118,7 @@ def test_pamr_against_a_plain_loop() -> None:
                 affinity = torch.softmax(-distance.mean(1), 0)
                 step[:, y, x] = sum(a * at(expected, y + dy, x + dx) for a, (dy, dx) in zip(affinity, offsets, strict=True))
         expected = step
-    torch.testing.assert_close(Pamr(picture, protocol)(maps), expected)
+    torch.testing.assert_close(Pamr(picture, (1, 2), 3)(maps), expected)
 
 
 def test_pamr_follows_edges() -> None:
@@ -128,7 +128,7 @@ def test_pamr_follows_edges() -> None:
     picture += 0.01 * torch.randn_like(picture)
     truth = (torch.arange(40) >= 20).long().expand(40, 40)
     noisy = F.one_hot(torch.where(torch.rand(40, 40) < 0.3, 1 - truth, truth), 2).permute(2, 0, 1).float()
-    refined = Pamr(picture, Protocol(refine="pamr", pamr_dilations=(1, 2), pamr_iterations=10))(noisy)
+    refined = Pamr(picture, (1, 2), 10)(noisy)
     assert (refined.argmax(0) == truth).float().mean() > (noisy.argmax(0) == truth).float().mean() + 0.15
 
 

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import Protocol
+from evaluation.rules import Windows
 from evaluation.windows import resize_image, resized_side_lengths, score_windows, window_boxes
 
 sides = st.integers(1, 90)
@@ -12,7 +12,7 @@ sides = st.integers(1, 90)
 @given(sides, sides, st.integers(1, 50), st.integers(1, 50))
 def test_windows_cover_every_pixel_and_follow_the_published_count(height: int, width: int, crop: int, stride: int) -> None:
     stride = min(stride, crop)
-    boxes = window_boxes(height, width, Protocol(crop=crop, stride=stride))
+    boxes = window_boxes(height, width, Windows(crop=crop, stride=stride))
     visits = torch.zeros(height, width)
     for top, left, bottom, right in boxes:
         assert (bottom - top, right - left) == (min(crop, height), min(crop, width))
@@ -24,7 +24,7 @@ def test_windows_cover_every_pixel_and_follow_the_published_count(height: int, w
 
 @given(sides, sides, st.integers(1, 60), st.integers(1, 120))
 def test_resize_keeps_the_ratio_and_both_limits(height: int, width: int, short: int, long: int) -> None:
-    protocol = Protocol(short_side=short, max_long_side=long)
+    protocol = Windows(short_side=short, max_long_side=long)
     h, w = resized_side_lengths(height, width, protocol)
     assert max(h, w) <= long + 1
     assert min(h, w) <= short
@@ -42,7 +42,7 @@ def mean_colour(images: torch.Tensor) -> torch.Tensor:
 @given(st.lists(st.tuples(st.integers(20, 60), st.integers(20, 60)), min_size=1, max_size=3), st.integers(1, 9))
 def test_batching_windows_changes_nothing(shapes: list[tuple[int, int]], batch: int) -> None:
     """All windows of several pictures in one batch against one window of one picture at a time, added up by hand."""
-    protocol = Protocol(crop=24, stride=12)
+    protocol = Windows(crop=24, stride=12)
     pictures = [torch.rand(3, *shape) for shape in shapes]
     together = score_windows(mean_colour, pictures, protocol, batch)
     for picture, scored in zip(pictures, together, strict=True):
@@ -55,7 +55,7 @@ def test_batching_windows_changes_nothing(shapes: list[tuple[int, int]], batch: 
 
 
 def test_a_whole_picture_goes_straight_to_the_original_size() -> None:
-    protocol = Protocol(crop=None, stride=None, short_side=32)
+    protocol = Windows(crop=None, stride=None, short_side=32)
     picture = resize_image(torch.rand(3, 48, 64), protocol)
     (scored,) = score_windows(mean_colour, [picture], protocol, 1)
     expected = F.interpolate(mean_colour(picture[None]), (48, 64), mode="bilinear", align_corners=False)[0]

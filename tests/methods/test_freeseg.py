@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning
 import numpy as np
@@ -20,7 +20,7 @@ from evaluation.windows import resize_image
 from methods import METHODS
 from methods.freeseg.mining import IGNORED, MiningRules, mine, partial_label, partial_pixel, smoothed
 from methods.freeseg.partial_loss import augmented, partial_cross_entropy
-from methods.freeseg.pooling import POOLINGS, attended, pool
+from methods.freeseg.pooling import Pooling, attended, pool
 from methods.freeseg.similarity import itsm, signed
 from reporting.contrast import MeanScoreContrast, ScoreContrast
 
@@ -80,7 +80,7 @@ def test_contrast_of_a_test_is_that_of_its_maps() -> None:
     metric = MeanScoreContrast()
     pictures = data.benchmark("test")
     for picture in (pictures[0], pictures[1]):
-        image = resize_image(picture["image"] / 255, model.protocol)
+        image = resize_image(picture["image"] / 255, model.protocol.windows)
         words = F.interpolate(model(image[None]), picture["mask"].shape, mode="bilinear")[0]
         asked = model.class_of_word.unique().tolist()
         best = {k: words[model.class_of_word == k].amax(0) for k in asked}
@@ -108,13 +108,13 @@ def test_masked_maxima_take_allowed_tokens_only() -> None:
     assert torch.equal(found[1], values[1].amax(0))  # nothing allowed: anything is
     attention = torch.tensor([[0.5, 0.05, 0.3, 0.15]])
     assert attended(attention, 0.6).tolist() == [[True, False, True, False]]
-    for how in POOLINGS:
+    for how in get_args(Pooling):
         assert pool(values, how).shape == (2, 3)
 
 
 def test_partial_labels_leave_the_doubtful_out() -> None:
     probability = torch.tensor([[0.6, 0.2, 0.15, 0.04, 0.01], [0.06, 0.05, 0.04, 0.05, 0.05]])
-    present, absent = partial_label(probability, MiningRules(positive=0.1, negative=0.02, top=2))
+    present, absent = partial_label(probability, MiningRules(positive=0.1, negative=0.02, max_classes=2))
     assert present.tolist() == [[True, True, False, False, False], [True, False, False, False, False]]
     assert absent.tolist() == [[False, False, False, False, True], [False] * 5]
     present, absent = partial_label(probability, MiningRules(partial_label=False))
@@ -262,7 +262,7 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"mined mask .* cannot be read .* Delete it"):
             fit(tmp_path)
     with pytest.raises(UserError, match="no pixel of any picture was labelled"):
-        fit(tmp_path / "b", mining={"margin": 2.0, "top": 2, "positive": 0.0, "negative": 0.0})
+        fit(tmp_path / "b", mining={"margin": 2.0, "max_classes": 2, "positive": 0.0, "negative": 0.0})
     with pytest.raises(UserError, match="unknown mining rule 'forground'"):
         FreeSeg(mining={"forground": 0.5})
     closed = FreeSeg(closed_outputs=16)
@@ -277,7 +277,7 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
 def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"the training pictures have no captions\. Set --data\.captions true"):
         lightning.Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET).fit(ICLIP(), data())
-    fit(tmp_path, mining={"top": 1, "foreground": 0.999, "margin": 0.6})
+    fit(tmp_path, mining={"max_classes": 1, "foreground": 0.999, "margin": 0.6})
     said = capsys.readouterr().out
     manifest = json.loads((tmp_path / "masks" / "manifest.json").read_text())
     assert manifest["never found"]

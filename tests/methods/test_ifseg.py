@@ -2,7 +2,6 @@
 
 import copy
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -255,15 +254,13 @@ def test_neighbours_are_averaged_by_any_method_with_features() -> None:
     )
     model.use_vocabulary(Vocabulary.load("shapes12"))
     itself = model.segment(picture)[0].labels
-    model.protocol = replace(model.protocol, refine="none")
+    model.protocol = model.protocol.changed(refine="none")
     assert (itself != model.segment(picture)[0].labels).float().mean() < 0.1  # probabilities, not logits, are upsampled
-    model.protocol = replace(model.protocol, refine="neighbours", neighbours=60, neighbour_steps=25)
+    model.protocol = model.protocol.changed(refine="neighbours", neighbours=60, neighbour_steps=25)
     assert len(model.segment(picture)[0].labels.unique()) < len(itself.unique())
-    probe: Any = METHODS["LinearProbe"](protocol_values={"refine": "neighbours"})
-    probe.use_vocabulary(Vocabulary.load("shapes13"))
-    with pytest.raises(UserError, match="LinearProbe has no features to find a cell's neighbours by"):
-        probe.segment(picture)
-    threshold = replace(model.protocol, background="threshold", background_value=0.9, neighbours=1)
+    with pytest.raises(UserError, match="LinearProbe has no features to find a patch's neighbours by"):
+        METHODS["LinearProbe"](protocol_values={"refine": "neighbours"})
+    threshold = model.protocol.changed(background="threshold", background_value=0.9, neighbours=1)
     model.use_vocabulary(Vocabulary.load("shapes13"), threshold)
     (found,) = model.segment(picture, with_score=True)
     assert found.score is not None
@@ -306,7 +303,7 @@ def test_its_own_labels_are_its_smoothed_label_maps(ifseg: Any) -> None:
     labels = model.own_labels(features)
     assert model.training
     assert model.labeller.training
-    model.protocol = replace(model.protocol, refine="neighbours", short_side=64)
+    model.protocol = model.protocol.changed(refine="neighbours", short_side=64)
     assert torch.equal(labels[0], model.segment([image[0]])[0].labels)
 
 

@@ -1,7 +1,6 @@
 """ZeroSeg's parts: grouping, views and their cache, losses, the masked autoencoder; and group-based evaluation."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from common.errors import UserError
 from common.randomness import ImageNoise
 from datamodules import DATAMODULES
 from evaluation import Protocol, Vocabulary
+from evaluation.rules import Decision
 from methods import METHODS
 from methods.zeroseg.grouping import GroupingBlock, GroupingRules, SegmentationHead, hard_assignment
 from methods.zeroseg.segment_tokens import SegmentTokens, token_probabilities
@@ -314,7 +314,7 @@ def test_group_probabilities_are_groupvits_rules(gate_classes: int) -> None:
     torch.manual_seed(3)
     text = F.normalize(torch.randn(4, 8), dim=-1)
     groups = SegmentTokens(torch.rand(1, 3, 4, 5), torch.randn(1, 3, 8), torch.randn(1, 8))
-    protocol = Protocol(temperature=5.0, gate_classes=gate_classes)
+    protocol = Decision(temperature=5.0, gate_classes=gate_classes)
     found = token_probabilities(groups, text, protocol, (16, 20))
     pixel = F.interpolate(groups.assignment, (16, 20), mode="bilinear").argmax(1)[0]
     cosine = F.normalize(groups.tokens[0], dim=-1) @ text.T
@@ -330,9 +330,7 @@ def test_group_probabilities_are_groupvits_rules(gate_classes: int) -> None:
 
 def test_the_threshold_is_on_the_affinity() -> None:
     model: Any = METHODS["GroupViT"]()
-    model.use_vocabulary(
-        Vocabulary.load("voc21"), replace(Protocol.preset("groupvit", "voc21"), short_side=64, crop=64, stride=32)
-    )
+    model.use_vocabulary(Vocabulary.load("voc21"), Protocol.preset("groupvit", "voc21", short_side=64, crop=64, stride=32))
     (result,) = model.segment([torch.rand(3, 64, 64)], with_score=True)
     assert result.score is not None
     assert result.score.max() < 0.95

@@ -1,0 +1,83 @@
+"""What the methods on CLIP share: a frozen CLIP, an attention rule, and words as text embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.clip import CLIP, EMBEDDED
+from evaluation.rules import PROMPT_RULES, Prompt
+from methods.segmenter import Segmenter
+
+RuleName = Literal["clip", "maskclip", "maskclip_bare", "sclip", "naclip", "clearclip", "gem", "surgery"]
+
+
+class DenseCLIP(Segmenter):
+    """Base of the methods that compare CLIP's tokens, or what learns from them, with words.
+
+    Args:
+        rule: attention rule of the dense tokens, see :mod:`backbones.attention`.
+        clip: open_clip model, see :class:`backbones.clip.CLIP`.
+        pretrained: its weights.
+        revision: commit of an ``hf-hub:`` model.
+        options: as of :class:`Segmenter`.
+    """
+
+    def __init__(
+        self,
+        rule: RuleName = "sclip",
+        clip: str = "tiny_clip",
+        pretrained: str | None = EMBEDDED,
+        revision: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.rule_name = rule
+        self.backbone = CLIP(clip, pretrained, revision)
+        self.text_QC: Tensor = torch.zeros(0, 0)
+
+    def followed_rules(self) -> frozenset[str]:
+        return super().followed_rules() | PROMPT_RULES | {"position_resize"}
+
+    def embed_vocabulary(self, words: list[str]) -> None:
+        self.text_QC, self.class_of_word = embed_words(
+            words, self.class_of_word, self.protocol.prompt, self.backbone.embed_text
+        )
+
+    def dense(self, images: Tensor) -> Tensor:
+        """Unit tokens (B, C, h, w) under the rule."""
+        return self.backbone.tokens(images, self.rule_name, self.protocol.windows.position_resize)[1]
+
+
+def embed_words(
+    words: list[str], class_of_word: Tensor, prompt: Prompt, embed_text: Callable[[list[str], list[str], str], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Unit text embeddings (Q, C) and the class of each, as the protocol's prompt says.
+
+    Args:
+        words: what is asked, synonyms included.
+        class_of_word: (Q,) their classes.
+        prompt: templates, how they are joined, and whether a class is asked by the mean of its synonyms.
+        embed_text: words, templates and ensemble -> unit embeddings, such as :meth:`backbones.clip.CLIP.embed_text`.
+    """
+    text = embed_text(words, prompt.template_list, prompt.ensemble).to(class_of_word.device)
+    if prompt.synonyms == "max":
+        return text, class_of_word
+    classes, inverse = class_of_word.unique(return_inverse=True)
+    summed = torch.zeros(len(classes), text.shape[1], device=text.device).index_add_(0, inverse, text)
+    return F.normalize(summed, dim=-1), classes
+
+
+def join_templates(features: Tensor, ensemble: str) -> Tensor:
+    """Unit embeddings (K, C) of words from those of their prompts (K, T, C).
+
+    Args:
+        features: as the text tower gives them.
+        ensemble: "unit" normalises each prompt before the mean, "raw" only after.
+    """
+    features = F.normalize(features, dim=-1) if ensemble == "unit" else features
+    return F.normalize(features.mean(1), dim=-1)
