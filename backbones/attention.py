@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from common.errors import known
 
+RuleName = Literal["clip", "maskclip", "maskclip_bare", "sclip", "naclip", "clearclip", "gem", "surgery"]
 NACLIP_SIGMA = 5.0  # patches
 
 

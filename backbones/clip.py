@@ -13,6 +13,7 @@ from typing import Any, cast
 import open_clip
 import torch
 import torch.nn.functional as F
+from huggingface_hub import snapshot_download
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from safetensors.torch import load_file, save_file
@@ -234,8 +235,6 @@ def _resolve(model: str, pretrained: str | None, revision: str | None) -> tuple[
 
 
 def _snapshot(repository: str, revision: str | None) -> str:
-    from huggingface_hub import snapshot_download
-
     if revision is None:
         raise UserError(f"'hf-hub:{repository}' needs a pinned revision: give --model.revision COMMIT.")
     try:

@@ -33,11 +33,18 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Latent:
-    """Visible ``tokens`` (B, 1 + n, D), class token first, what was hidden (B, L), and the places they came from (B, L)."""
+    """The visible part of images.
+
+    Attributes:
+        tokens: (B, 1 + n, D), class token first.
+        mask: (B, L), 1 where a patch is hidden.
+        ids_restore: (B, L), the place of every patch in the shuffled order.
+        grid: patches along height and width.
+    """
 
     tokens: Tensor
-    hidden: Tensor
-    restore: Tensor
+    mask: Tensor
+    ids_restore: Tensor
     grid: tuple[int, int]
 
 
@@ -65,7 +72,7 @@ class MAE(nn.Module):
         self.model: Any = ViTMAEForPreTraining(config) if weights is None else _published(weights, revision, config)
         if weights is None:  # transformers' own initialisation leaves the decoder without positions
             self.model.decoder.initialize_weights((config.image_size // config.patch_size) ** 2)
-        self.before: nn.Module = nn.Identity()  # in front of the first block; a CLIP has a LayerNorm there
+        self.ln_pre: nn.Module = nn.Identity()  # in front of the first block; a CLIP has a LayerNorm there
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
@@ -92,20 +99,20 @@ class MAE(nn.Module):
             noise = torch.arange(grid[0] * grid[1], device=images.device).float().expand(len(images), -1)
         vit = self.model.vit
         vit.config.mask_ratio = mask_ratio
-        x, hidden, restore = vit.embeddings(pixels, noise, interpolate_pos_encoding=True)
-        x = self.before(x)
+        x, mask, ids_restore = vit.embeddings(pixels, noise, interpolate_pos_encoding=True)
+        x = self.ln_pre(x)
         for layer in vit.layers:
             x = layer(x)
-        return Latent(vit.layernorm(x), hidden, restore, grid)
+        return Latent(vit.layernorm(x), mask, ids_restore, grid)
 
     def reconstruction_loss(self, images: Tensor, latent: Latent) -> Tensor:
         """Mean squared error of the hidden patches' pixels, 0 if none is; images of the size that the model was made for."""
         pixels = (images - self.mean) / self.std
-        predicted = self.model.decoder(latent.tokens, latent.restore).logits.float()
+        predicted = self.model.decoder(latent.tokens, latent.ids_restore).logits.float()
         target = self.model.patchify(pixels)
         if self.model.config.norm_pix_loss:
             target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-        loss: Tensor = ((predicted - target).square().mean(-1) * latent.hidden).sum() / latent.hidden.sum().clamp_min(1)
+        loss: Tensor = ((predicted - target).square().mean(-1) * latent.mask).sum() / latent.mask.sum().clamp_min(1)
         return loss
 
     @torch.no_grad()
@@ -125,8 +132,8 @@ class MAE(nn.Module):
             )
         self.mean.copy_(clip.mean)
         self.std.copy_(clip.std)
-        self.before = nn.LayerNorm(self.width)
-        self.before.load_state_dict(visual.ln_pre.state_dict())
+        self.ln_pre = nn.LayerNorm(self.width)
+        self.ln_pre.load_state_dict(visual.ln_pre.state_dict())
         embeddings = vit.embeddings
         embeddings.patch_embeddings.projection.weight.copy_(visual.conv1.weight)
         embeddings.patch_embeddings.projection.bias.zero_()

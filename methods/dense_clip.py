@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backbones.attention import RuleName
 from backbones.clip import CLIP, EMBEDDED
 from evaluation.rules import PROMPT_RULES, Prompt
 from methods.segmenter import Segmenter
-
-RuleName = Literal["clip", "maskclip", "maskclip_bare", "sclip", "naclip", "clearclip", "gem", "surgery"]
 
 
 class DenseCLIP(Segmenter):
@@ -48,9 +47,9 @@ class DenseCLIP(Segmenter):
             words, self.class_of_word, self.protocol.prompt, self.backbone.embed_text
         )
 
-    def dense(self, images: Tensor) -> Tensor:
-        """Unit tokens (B, C, h, w) under the rule."""
-        return self.backbone.tokens(images, self.rule_name, self.protocol.windows.position_resize)[1]
+    def dense(self, images: Tensor, rule: RuleName | None = None) -> Tensor:
+        """Unit tokens (B, C, h, w) under the method's rule, or another."""
+        return self.backbone.dense(images, rule or self.rule_name, self.protocol.windows.position_resize)
 
 
 def embed_words(

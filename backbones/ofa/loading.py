@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -85,8 +86,6 @@ def find_weights(path_or_hub_id: str, revision: str | None = None) -> Path:
         return FOLDER / "embedded_ofa.safetensors"
     if not path_or_hub_id.startswith("hf-hub:"):
         return Path(path_or_hub_id)
-    from huggingface_hub import hf_hub_download
-
     repository = path_or_hub_id.removeprefix("hf-hub:")
     if revision is None:
         raise UserError(f"'{path_or_hub_id}' needs a revision (a commit of the repository), so that it stays the same weights.")
@@ -97,8 +96,16 @@ def find_weights(path_or_hub_id: str, revision: str | None = None) -> Path:
 
 
 def load_ofa(size: str, weights: str | None, revision: str | None = None, **options: Any) -> OFA:
-    """An OFA with published or embedded weights, or with random ones."""
-    return OFA(size, **options) if weights is None else OFA.from_pretrained(weights, size, revision, **options)
+    """An OFA with the weights of a file, ``"embedded"``, or ``"hf-hub:OFA-Sys/ofa-base"`` at a ``revision``; random if None.
+
+    Raises:
+        UserError: no such file or repository, or no checkpoint of this size.
+    """
+    model = OFA(size, **options)
+    if weights is not None:
+        path = find_weights(weights, revision)
+        load_weights(model, read_weights(path), str(path))
+    return model
 
 
 def load_tokenizer(folder: str | None) -> OFATokenizer:

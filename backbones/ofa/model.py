@@ -6,9 +6,7 @@ embedding of a class name (a word map): the rest of the network does not know wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.ofa import positions
-from backbones.ofa.config import BOS, EOS, PAD, OFAConfig
+from backbones.ofa.config import BOS, PAD, OFAConfig
 from backbones.ofa.layers import DecoderLayer, EncoderLayer
 from backbones.ofa.trunk import Trunk
 
 
 @dataclass
 class Encoded:
-    """What the decoder reads: ``states`` (B, L + T, d), position ``rows`` (L + T, d), padding ``unseen`` (1 or B, L + T)."""
+    """What the decoder reads: ``states`` (B, L + T, d), ``positions`` (L + T, d), ``padding_mask`` (1 or B, L + T)."""
 
     states: Tensor
-    rows: Tensor
-    unseen: Tensor
+    positions: Tensor
+    padding_mask: Tensor
     grid: tuple[int, int]
 
     @property
@@ -60,16 +58,16 @@ class Encoder(nn.Module):
         """Cells (B, L, d) in raster order, then text (1 or B, T) of piece ids, padded with ``PAD``."""
         cells = self.patch_layernorm_embedding(cells + self.type_embedding.weight[1])
         words = self.layernorm_embedding(self.embed_tokens(text) + self.type_embedding.weight[0])
-        unseen = F.pad(text == PAD, (cells.shape[1], 0))
+        padding_mask = F.pad(text == PAD, (cells.shape[1], 0))
         x = F.dropout(torch.cat([cells, words.expand(len(cells), -1, -1)], 1), self.dropout, self.training)
-        x = x * ~unseen[:, :, None]
+        x = x * ~padding_mask[:, :, None]
         rows = torch.cat(
             [self.image_pos_ln(self._image_rows(*grid)), self.pos_ln(self.embed_positions.weight[: text.shape[1]])]
         )
-        padding = torch.zeros_like(unseen, dtype=x.dtype).masked_fill(unseen, -torch.inf)[:, None, None]
+        padding = torch.zeros_like(padding_mask, dtype=x.dtype).masked_fill(padding_mask, -torch.inf)[:, None, None]
         for layer, bias in zip(self.layers, self.biases(rows, grid), strict=True):
             x = layer(x, bias + padding)
-        return Encoded(self.layer_norm(x), rows, unseen, grid)
+        return Encoded(self.layer_norm(x), rows, padding_mask, grid)
 
     def biases(self, rows: Tensor, grid: tuple[int, int]) -> list[Tensor]:
         """Per layer (H, L + T, L + T): absolute over everything, relative among cells and among pieces."""
@@ -118,8 +116,8 @@ class Decoder(nn.Module):
         x = F.dropout(self.layernorm_embedding(x), self.dropout, self.training)
         heads, length = self.config.heads, x.shape[1]
         own = positions.absolute_bias(self.self_pos_q_linear, self.self_pos_k_linear, rows, rows, heads)
-        cross = positions.absolute_bias(self.cross_pos_q_linear, self.cross_pos_k_linear, rows, encoded.rows, heads)
-        cross = cross[None].masked_fill(encoded.unseen[:, None, None], -torch.inf)
+        cross = positions.absolute_bias(self.cross_pos_q_linear, self.cross_pos_k_linear, rows, encoded.positions, heads)
+        cross = cross[None].masked_fill(encoded.padding_mask[:, None, None], -torch.inf)
         if causal:
             own = own.masked_fill(torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1), -torch.inf)
         for layer, bias in zip(self.layers, relative, strict=True):
@@ -155,30 +153,6 @@ class OFA(nn.Module):
         self.encoder = Encoder(config, dropout, drop_path, frozen_trunk)
         self.decoder = Decoder(config, dropout, drop_path)
         self.apply(_initialise)
-
-    @classmethod
-    def from_pretrained(cls, path_or_hub_id: str, size: str = "base", revision: str | None = None, **options: Any) -> OFA:
-        """An OFA with the weights of a file, ``"embedded"``, or ``"hf-hub:OFA-Sys/ofa-base"`` at a ``revision``.
-
-        Raises:
-            UserError: no such file or repository, or no checkpoint of this size.
-        """
-        from backbones.ofa.loading import find_weights, read_weights
-
-        model = cls(size, **options)
-        path = find_weights(path_or_hub_id, revision)
-        model.load_published(read_weights(path), str(path))
-        return model
-
-    def load_published(self, weights: Mapping[str, Tensor], source: str = "the checkpoint") -> list[str]:
-        """Copies weights under fairseq's or Hugging Face's names; returns what only IFSeg adds and keeps its start.
-
-        Raises:
-            UserError: another vocabulary (the Chinese checkpoints'), missing weights or another size.
-        """
-        from backbones.ofa.loading import load_weights
-
-        return load_weights(self, weights, source)
 
     @property
     def words(self) -> Tensor:
@@ -222,18 +196,6 @@ class OFA(nn.Module):
         relative = [positions.text_bias(table, length, c.text_buckets, c.text_positions) for table in tables]
         features: Tensor = decoder(self.encoder.embed_tokens(previous), rows, relative, encoded)
         return features
-
-    @torch.no_grad()
-    def write(self, encoded: Encoded, longest: int = 16) -> Tensor:
-        """Greedy text (B, up to ``longest``) of piece ids, without <s>; padded after </s>."""
-        written = torch.full((len(encoded.states), 1), BOS, device=encoded.states.device)
-        for _ in range(longest):
-            following = (self.decode_text(encoded, written)[:, -1] @ self.words.T).argmax(-1)
-            ended = ((written == EOS) | (written == PAD)).any(1)
-            written = torch.cat([written, following.masked_fill(ended, PAD)[:, None]], 1)
-            if ((written == EOS) | (written == PAD)).any(1).all():
-                break
-        return written[:, 1:]
 
 
 def _tables(layers: int, buckets: int, heads: int) -> nn.ModuleList:

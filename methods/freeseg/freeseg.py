@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from backbones.attention import rule_named
+from backbones.attention import RuleName, rule_named
 from backbones.segformer import SegFormer
 from common.errors import UserError, known
 from common.files import cache_folder
 from common.randomness import run_seed
 from common.weights import state_hash
-from methods.dense_clip import DenseCLIP, RuleName
+from methods.dense_clip import DenseCLIP
 from methods.freeseg.mined_masks import MinedMasks
 from methods.freeseg.mining import IGNORED, MiningRules, PartialMask, mine
 from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from backbones.attention import RuleName
 from common.files import atomic_path
-from methods.dense_clip import DenseCLIP, RuleName
+from methods.dense_clip import DenseCLIP
 from methods.freeseg.pooling import Pooling, attended, pool
 from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw, warmup_cosine, with_step_schedule

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from backbones.attention import RuleName
 from common.files import atomic_path
-from methods.dense_clip import RuleName
 from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw_in_two_phases
 from methods.supervision import Supervision

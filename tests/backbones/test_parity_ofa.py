@@ -79,8 +79,8 @@ def test_pictures(case: str, image: str, text: str, dump: Any, model: OFA, class
     close(features.flatten(2).transpose(1, 2), expected["trunk"])
     encoded = model.encode_features(features, dump["inputs"][text][: len(images)])
     close(encoded.states, expected["encoder_out"])
-    close(encoded.rows[None], expected["position_embeddings"])
-    assert torch.equal(encoded.unseen.expand(len(images), -1), expected["encoder_padding_mask"])
+    close(encoded.positions[None], expected["position_embeddings"])
+    assert torch.equal(encoded.padding_mask.expand(len(images), -1), expected["encoder_padding_mask"])
     decoded = model.decode_map(encoded)
     close(decoded @ classes[:5].T, expected["logits"][:, :-1])
 
@@ -107,16 +107,6 @@ def test_text(dump: Any, model: OFA) -> None:
     strides = [n for n in range(900, 940) if len(range(0, dump["meta"]["vocab"], n)) == kept.shape[-1]]
     rows = {n: [i for i in range(0, dump["meta"]["vocab"], n) if i < model.config.vocabulary] for n in strides}
     assert any(torch.allclose(logits[..., rows[n]], kept[..., : len(rows[n])], atol=1e-4, rtol=1e-4) for n in strides)
-
-
-def test_greedy_writing_is_its_own_continuation(dump: Any, model: OFA) -> None:
-    images = dump["inputs"]["images_uint8"].float() / 255
-    with torch.inference_mode():
-        encoded = model.encode_features(model.trunk(images), dump["inputs"]["src_tokens"])
-        written = model.write(encoded, 5)
-        start = torch.zeros(len(written), 1, dtype=torch.int64)
-        logits = model.decode_text(encoded, torch.cat([start, written[:, :-1]], 1)) @ model.words.T
-    assert torch.equal(logits.argmax(-1)[0], written[0])
 
 
 def test_the_names_and_shapes_of_the_base_model() -> None:

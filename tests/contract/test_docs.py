@@ -1,9 +1,9 @@
 """The documentation does what it says: links lead somewhere, examples run."""
 
-import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import cli
-import methods
 from tests.conftest import ROOT
-from tests.contract import test_contract
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -32,8 +29,11 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_configs_are_shipped(page: Path) -> None:
-    """The example of adding a method is the one config that is named and not there."""
-    named = set(re.findall(r"configs/[\w/]+\.yaml", page.read_text())) - {"configs/colour_words.yaml"}
+    """The examples of adding a method are the configs that are named and not there."""
+    named = set(re.findall(r"configs/[\w/]+\.yaml", page.read_text())) - {
+        "configs/mean_of_rules.yaml",
+        "configs/self_trained_head.yaml",
+    }
     assert not [name for name in named if not (ROOT / name).is_file()]
 
 
@@ -42,28 +42,63 @@ def test_every_page_is_in_the_index() -> None:
     assert all(f"]({path.name})" in index for path in (ROOT / "docs").glob("*.md") if path.name != "README.md")
 
 
-@pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The page's method as a module of ``methods``, and its config."""
-    (code,), (config,) = blocks("adding_a_method.md", "python"), blocks("adding_a_method.md", "yaml")
-    (tmp_path / "colour_words.py").write_text(code)
-    (tmp_path / "colour_words.yaml").write_text(config)
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    return tmp_path
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree with the page's methods and configs in it, and nothing else touched."""
+    copy = tmp_path_factory.mktemp("extended") / "tree"
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", "__pycache__", "results", "runs", ".*_cache", ".hypothesis", "*.egg-info"
+    )
+    shutil.copytree(ROOT, copy, ignore=left_out)
+    for code in blocks("adding_a_method.md", "python"):
+        (name,) = re.findall(r"^class (\w+)", code, re.MULTILINE)
+        (copy / "methods" / f"{snake(name)}.py").write_text(code)
+        assert len(code.splitlines()) <= 40
+    for config in blocks("adding_a_method.md", "yaml"):
+        (name,) = re.findall(r"class_path: (\w+)\n  init_args: {(?:rule|outputs)", config)
+        (copy / "configs" / f"{snake(name)}.yaml").write_text(config)
+    return copy
 
 
-def test_the_example_of_adding_a_method(example: Path) -> None:
-    """It is scored by the command line, and is more than background everywhere (mIoU 6 %)."""
-    method = importlib.import_module("methods.colour_words").ColourWords
-    options = ["--data.pictures=2", "--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    config = ["--config", str(example / "colour_words.yaml"), f"--trainer.default_root_dir={example / 'runs'}"]
-    assert cli.main(["test", *config, *options]) == 0
-    metrics = json.loads(next(example.rglob("metrics.json")).read_text())
-    assert metrics["pictures"] == 2
-    assert metrics["miou"] > 0.08
-    test_contract.test_methods_document_themselves(method)
-    test_contract.test_label_maps_have_the_pictures_size_and_known_classes(method)
-    test_contract.test_several_pictures_at_once_are_as_one_by_one(method)
+def snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def test_the_examples_of_adding_a_method_keep_the_contract(extended: Path) -> None:
+    """All contract tests, in the extended tree: fit, test, checkpoint, resume, rules, documentation, config."""
+    tests = [f"tests/contract/test_{name}.py" for name in ("contract", "configs", "resume", "golden")]
+    chosen = "MeanOfRules or SelfTrainedHead or mean_of_rules or self_trained_head"
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", *tests, "-k", chosen]
+    done = subprocess.run(
+        command, cwd=extended, env=in_tree(extended), capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 60
+    assert "ZEROLABEL_GOLDEN=write" in done.stdout  # a learner without a record of its losses is skipped, and told so
+
+
+def test_the_examples_learn_and_are_scored_by_the_command_line(extended: Path, tmp_path: Path) -> None:
+    """Both are more than background everywhere (mIoU 6 %), the head after a short training."""
+    quick = ["--data.pictures=4", "--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    runs = f"--trainer.default_root_dir={tmp_path}"
+    head = ["--config", "configs/self_trained_head.yaml", runs, *quick]
+    for command in (
+        ["test", "--config", "configs/mean_of_rules.yaml", runs, *quick],
+        ["fit", *head, "--trainer.max_steps=30", "--trainer.limit_val_batches=0", "--data.train_batch_size=16"],
+        ["test", *head, "--ckpt_path=last"],
+    ):
+        called = [sys.executable, "cli.py", *command]
+        done = subprocess.run(
+            called, cwd=extended, env=in_tree(extended), capture_output=True, text=True, check=False, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+    scores = [json.loads(file.read_text())["miou"] for file in tmp_path.rglob("test/metrics.json")]
+    assert len(scores) == 2
+    assert min(scores) > 0.15
+
+
+def in_tree(folder: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(folder)}
 
 
 def test_the_tutorial_runs(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods import METHODS
 from tests.contract.test_resume import LEARNERS, fit
 
 STEPS = 20
@@ -34,8 +33,10 @@ def machine() -> str:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_twenty_steps(name: str, tmp_path: Path) -> None:
     """Equal on the machine that wrote them; elsewhere rounding grows over the steps, and the first are compared."""
-    _, losses = fit(tmp_path, METHODS[name], 0, steps=STEPS)
+    _, losses = fit(tmp_path, LEARNERS[name], 0, steps=STEPS)
     golden = json.loads(GOLDEN.read_text())
+    if name not in golden["losses"] and os.environ.get("ZEROLABEL_GOLDEN") != "write":
+        pytest.skip(f"no record of {name}; ZEROLABEL_GOLDEN=write python -m pytest tests/contract/test_golden.py makes one")
     found = {str(step): logged for step, logged in losses.items()}
     assert len(found) == STEPS
     if os.environ.get("ZEROLABEL_GOLDEN") == "write":

@@ -16,13 +16,15 @@ from lightning.pytorch.callbacks import Callback
 
 import cli
 from common.errors import UserError
-from methods import METHODS, Segmenter
+from common.registry import subclasses_below
+from methods import METHODS, Segmenter, pretraining
 from methods.segmenter import Supervision
 from reporting.checkpoints import AtomicCheckpointIO, PeriodicCheckpoint, last_checkpoint
 from tests.contract.test_contract import SHAPES, shapes, trainer, trains
 
 STEPS = 5  # of three an epoch
-LEARNERS = [name for name, method in METHODS.items() if trains(method)]
+PRETRAINING = subclasses_below(pretraining.__name__, pretraining.__path__, Segmenter)
+LEARNERS = {name: method for name, method in (METHODS | PRETRAINING).items() if trains(method)}
 
 
 class Losses(Callback):
@@ -63,10 +65,10 @@ def fit(
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_going_on_is_as_if_nothing_had_happened(name: str, tmp_path: Path) -> None:
-    whole, losses = fit(tmp_path / "whole", METHODS[name], 0)
+    whole, losses = fit(tmp_path / "whole", LEARNERS[name], 0)
     assert list(losses) == list(range(1, STEPS + 1))
     for step in (2, 3):  # in mid-epoch, at its end
-        again, went_on = fit(tmp_path / "again", METHODS[name], 0, tmp_path / "whole" / f"step={step}.ckpt")
+        again, went_on = fit(tmp_path / "again", LEARNERS[name], 0, tmp_path / "whole" / f"step={step}.ckpt")
         assert list(went_on) == list(range(step + 1, STEPS + 1))
         assert went_on == {k: v for k, v in losses.items() if k > step}
         assert all(torch.equal(again[key], value) for key, value in whole.items())
@@ -74,11 +76,11 @@ def test_going_on_is_as_if_nothing_had_happened(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["IFSeg", "ZeroSeg"])
 def test_going_on_with_workers(name: str, tmp_path: Path) -> None:
-    whole, losses = fit(tmp_path / "whole", METHODS[name], 2)
-    again, went_on = fit(tmp_path / "again", METHODS[name], 2, tmp_path / "whole" / "step=4.ckpt")
+    whole, losses = fit(tmp_path / "whole", LEARNERS[name], 2)
+    again, went_on = fit(tmp_path / "again", LEARNERS[name], 2, tmp_path / "whole" / "step=4.ckpt")
     assert went_on == {STEPS: losses[STEPS]}
     assert all(torch.equal(again[key], value) for key, value in whole.items())
-    none, same = fit(tmp_path / "none", METHODS[name], 0)
+    none, same = fit(tmp_path / "none", LEARNERS[name], 0)
     assert same == losses
     assert all(torch.equal(none[key], value) for key, value in whole.items())
 
@@ -182,7 +184,7 @@ def test_a_truncated_checkpoint_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_learners_of_every_kind_are_tried() -> None:
-    assert {METHODS[name].sees for name in LEARNERS} >= {Supervision.NAMES, Supervision.PICTURES, Supervision.MASKS}
+    assert {LEARNERS[name].sees for name in LEARNERS} >= {Supervision.NAMES, Supervision.PICTURES, Supervision.MASKS}
     assert SHAPES["train_batch_size"] * 3 == 12
     with pytest.raises(UserError, match="could not be written"):
         AtomicCheckpointIO().save_checkpoint({}, "/proc/none/x.ckpt")

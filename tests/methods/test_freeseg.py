@@ -268,7 +268,7 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     closed = FreeSeg(closed_outputs=16)
     closed.use_vocabulary(Vocabulary.load("shapes16"))
     assert closed(torch.rand(1, 3, 64, 64)).shape == (1, 16, 16, 16)
-    with pytest.raises(UserError, match="the closed head has 16 outputs, 'shapes12' asks 12 words"):
+    with pytest.raises(UserError, match="FreeSeg has a closed head of 16 outputs, 'shapes12' asks for 12"):
         closed.use_vocabulary(Vocabulary.load("shapes12"))
     with pytest.raises(UserError, match="is no projection that ICLIP wrote"):
         FreeSeg(iclip="nowhere.safetensors")

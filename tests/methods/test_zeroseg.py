@@ -138,17 +138,17 @@ def test_the_masked_autoencoder_keeps_and_restores() -> None:
     images = torch.rand(2, 3, 64, 64)
     latent = model.encode(images, noise(2)(64), 0.6)
     assert latent.tokens.shape == (2, 1 + int(64 * 0.4), 192)
-    assert latent.hidden.sum(1).tolist() == [39, 39]
-    assert torch.equal(latent.restore.sort(1).values, torch.arange(64).expand(2, 64))
+    assert latent.mask.sum(1).tolist() == [39, 39]
+    assert torch.equal(latent.ids_restore.sort(1).values, torch.arange(64).expand(2, 64))
     loss = model.reconstruction_loss(images, latent)
-    visible = (1 - latent.hidden).unflatten(1, (8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    visible = (1 - latent.mask).unflatten(1, (8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
     torch.testing.assert_close(model.reconstruction_loss(images + visible, latent), loss)
     assert (model.reconstruction_loss(images + 1 - visible, latent) - loss).abs() > 0.1
     assert model.model.decoder.decoder_pos_embed.abs().sum() > 0
     everything = model.encode(images)
     assert model.reconstruction_loss(images, everything) == 0  # and not 0 / 0
     assert everything.tokens.shape == (2, 65, 192)
-    assert torch.equal(everything.restore[0], torch.arange(64))
+    assert torch.equal(everything.ids_restore[0], torch.arange(64))
     assert model.encode(torch.rand(1, 3, 30, 50)).grid == (4, 7)
 
 
