@@ -6,7 +6,6 @@ Shapes: B pictures, (h, w) patch grid, n = h*w, D transformer width, C joint emb
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +15,12 @@ import torch.nn.functional as F
 from huggingface_hub import snapshot_download
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from backbones.attention import Heads, Rule, rule_named
+from common.code import code_of
 from common.errors import UserError, known
-from common.files import atomic_path, cache_folder
+from common.kept import Kept, key_of
 from common.weights import state_hash
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -159,26 +158,34 @@ class CLIP(nn.Module):
             templates: prompts with ``{}`` for the word.
             ensemble: "unit" normalises each prompt before the mean, "raw" only after.
         """
-        path = cache_folder("text", self._text_key(words, templates, ensemble) + ".safetensors")
-        if path.exists():
-            return load_file(path)["text"].to(self.mean.device)
+        key = key_of(
+            weights=self.text_weights_hash(),
+            tokens=hashlib.sha256(self.tokenizer(words).numpy().tobytes()).hexdigest(),
+            asked=[words, templates, ensemble],
+            code=[code_of(CLIP), open_clip.__version__],
+        )
+        kept = Kept("text").tensors(key, lambda: {"text": self._embed_text(words, templates, ensemble)})
+        return kept["text"].to(self.mean.device)
+
+    def _embed_text(self, words: list[str], templates: list[str], ensemble: str) -> Tensor:
         prompts = [template.format(word) for word in words for template in templates]
         tokens = self.tokenizer(prompts).split(256)
         features = torch.cat([self.clip.encode_text(part.to(self.mean.device)) for part in tokens]).float()
-        if ensemble == "unit":
-            features = F.normalize(features, dim=-1)
-        text = F.normalize(features.view(len(words), len(templates), -1).mean(1), dim=-1)
-        with atomic_path(path) as temporary:
-            save_file({"text": text.cpu().contiguous()}, temporary)
-        return text
-
-    def _text_key(self, words: list[str], templates: list[str], ensemble: str) -> str:
-        tokens = hashlib.sha256(self.tokenizer(words).numpy().tobytes()).hexdigest()
-        content = [self.text_weights_hash(), tokens, words, templates, ensemble, open_clip.__version__]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return join_templates(features.view(len(words), len(templates), -1), ensemble)
 
     def text_weights_hash(self) -> str:
         return state_hash({k: v for k, v in self.clip.state_dict().items() if not k.startswith("visual.")})
+
+
+def join_templates(features: Tensor, ensemble: str) -> Tensor:
+    """Unit embeddings (K, C) of words from those of their prompts (K, T, C).
+
+    Args:
+        features: as the text tower gives them.
+        ensemble: "unit" normalises each prompt before the mean, "raw" only after.
+    """
+    features = F.normalize(features, dim=-1) if ensemble == "unit" else features
+    return F.normalize(features.mean(1), dim=-1)
 
 
 def _rule_attention(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int], rule: Rule) -> Tensor:

@@ -41,6 +41,8 @@ class CommandLineBuilder:
             cli = build([*defaults, "--config", entry.config, *options, *training])
         if entry.checkpoint is not None:
             load_checkpoint(cli.model, entry.checkpoint)
+        if entry.fit:
+            cli.datamodule.share_batch(self.devices)
         return cli.model, cli.datamodule, cli.trainer
 
     def data(self, entry: BenchmarkEntry) -> Any:
@@ -57,7 +59,7 @@ def run(arguments: list[str]) -> int:
     quiet()
     parser = ArgumentParser(prog="zerolabel compare", description=compare.__doc__, exit_on_error=False)
     parser.add_argument("--config", "-c", default="configs/compare/shapes.yaml", help="methods, benchmarks, seeds")
-    parser.add_argument("--output", "-o", default="results", help="folder of tables, report and cells")
+    parser.add_argument("--output", "-o", default="results", help="folder of tables, report and kept results")
     parser.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) that share each fit and each test")
     with plain_errors():
         options = parser.parse_args(arguments)

@@ -32,7 +32,7 @@ from common.errors import UserError
 from common.files import shipped, writable_folder
 from reporting.checkpoints import AtomicCheckpointIO, default_checkpoints, last_checkpoint
 from reporting.predictions import SavePredictions
-from reporting.recorder import SaveResults
+from reporting.recorder import SaveResults, SaveTraining
 from reporting.run_config import SaveRun, new_folder, prepare_wandb
 
 CONFIG_OPTIONS = ("--config", "-c")
@@ -97,6 +97,7 @@ class ZeroLabelCLI(LightningCLI):
             self.predictions = SavePredictions(Path(self.config.predict.trainer.default_root_dir))
         own: list[Any] = [self.predictions or SaveResults()] if self.subcommand is not None else []
         if self.subcommand == "fit":
+            own.append(SaveTraining())
             chosen = self.config.fit.trainer
             if chosen.enable_checkpointing is not False and not _has_checkpoints(chosen.callbacks):
                 own += default_checkpoints()

@@ -28,14 +28,14 @@ def run(arguments: list[str]) -> int:
         options = parser.parse_args(arguments)
     output = writable_folder(options.output)
     runs = read_runs(options.runs)
-    cells = [cell for run in runs for cell in run.cells]
-    shown = {cell.row["benchmark"]: BenchmarkEntry(cell.row["benchmark"], "", cell.row["protocol"]) for cell in cells}
-    contrast = all(cell.row["mean_score_contrast"] is not None for cell in cells)
+    results = [result for run in runs for result in run.results]
+    shown = {result.benchmark: BenchmarkEntry(result.benchmark, "", result.protocol) for result in results}
+    contrast = all(result.mean_score_contrast is not None for result in results)
     plan = Comparison(options.title, [], list(shown.values()), pictures=PICTURES, contrast=contrast)
-    if cells:
-        write_tables(cells, plan, output)
-        write_label_maps(cells, output)
+    if results:
+        write_tables(results, plan, output)
+        write_label_maps(results, output)
         print((output / "results.md").read_text(encoding="utf-8"))
-    write_report(cells, plan, output, runs)
+    write_report(results, plan, output, runs)
     print(f"{len(runs)} runs; report: {output / 'report.html'}")
     return 0

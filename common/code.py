@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -33,8 +34,10 @@ def code_files(*makers: Any) -> list[Path]:
     """The files that :func:`code_of` looks at, sorted."""
     found: set[Path] = set()
     for maker in makers:
-        file = Path(inspect.getfile(maker)).resolve()
         module = maker.__name__ if inspect.ismodule(maker) else maker.__module__
+        file = Path(
+            str(sys.modules[module].__file__)
+        ).resolve()  # a decorated function lies in its own module, not in its wrapper's
         root = file.parents[module.count(".") + (file.name == "__init__.py")] if module != "__main__" else file.parent
         _follow(file, [ROOT.resolve(), root], found)
     return sorted(found)

@@ -21,6 +21,14 @@ def leave_group() -> None:
         dist.destroy_process_group()
 
 
+def barrier() -> None:
+    """Waits for the other processes, if there are any."""
+    import torch.distributed as dist
+
+    if rank_and_world()[1] > 1:
+        dist.barrier()
+
+
 def is_padding_sample(index: int) -> bool:
     """Whether this process reads the picture only to keep step with the others (``datamodules.sampling``)."""
     rank, world = rank_and_world()

@@ -73,6 +73,9 @@ def decode_ids(data: bytes, name: str) -> NDArray[np.uint32]:
 def _opened(data: bytes, what: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.format == "PNG":
+                image.verify()  # the checksums, which reading passes over
+        with Image.open(io.BytesIO(data)) as image:
             yield image
     except UnidentifiedImageError as error:
         raise UserError(f"{what} cannot be read: it is no picture ({len(data)} bytes).") from error

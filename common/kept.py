@@ -1,10 +1,10 @@
 """The one store of everything kept on disk: text embeddings, views, mined masks, scores, results and fits.
 
 An entry is found by a key that stands for all that went into it: digests of pictures and weights, every setting that changes
-the values, and the code that made it. Nothing is found by a name that somebody typed, so two projects can share a cache. Each
-entry ends in a digest of its content and its key, which is checked whenever it is read: what is damaged counts as absent, is
-said to be so in one line, and is made again by whoever asked for it. Entries are written whole or not at all, so that any
-number of processes may write at once.
+the values, and the code that made it. Nothing is found by a name that somebody typed, so two projects can share a cache. An
+entry is a safetensors file that holds a digest of its key and content, which is checked whenever it is read: what is damaged
+counts as absent, is said to be so in one line, and is made again by whoever asked for it. Entries are written whole or not at
+all, so that any number of processes may write at once. :mod:`common.records` keeps many small contents in one entry.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from common.errors import UserError
 from common.files import atomic_path, cache_folder
 
-DIGEST_BYTES = 16
-NOTE = "note"  # under which safetensors' metadata holds what an entry says beside its tensors
+SUFFIX = ".safetensors"
 
 _warned: set[Path] = set()
 
@@ -39,96 +41,120 @@ def key_of(**content: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
+@dataclass
+class Entry:
+    """What is kept under one key: tensors by name, and a note of plain values beside them."""
+
+    tensors: dict[str, Tensor]
+    note: dict[str, Any] = field(default_factory=dict)
+
+    def digest(self, key: str) -> str:
+        """32 hex digits over names, types, shapes and values, the note, and the key: a renamed entry is found out."""
+        digest = hashlib.blake2b(f"{key} {json.dumps(self.note)}".encode(), digest_size=16)
+        for name, value in sorted(self.tensors.items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
 class Kept:
     """The entries of one kind.
 
     Args:
         kind: what they are, such as ``"text"``; names their folder in the cache.
-        folder: another folder than the cache's.
-        suffix: of the files, for people.
+        folder: another folder than the cache's; ``auto`` for the cache's.
         required: the folder is the user's output, so that what cannot be written is an error. Otherwise it is a cache: a
             warning, and work goes on without.
     """
 
-    def __init__(
-        self, kind: str, folder: Path | str | None = None, suffix: str = ".safetensors", required: bool = False
-    ) -> None:
-        self.kind, self.suffix, self.required = kind, suffix, required
-        self.folder = cache_folder(kind) if folder is None else Path(folder)
+    def __init__(self, kind: str, folder: Path | str | None = None, required: bool = False) -> None:
+        self.kind, self.required = kind, required
+        self.folder = cache_folder(kind) if folder in (None, "auto") else Path(str(folder))
 
     def path(self, key: str) -> Path:
         """The file of an entry, whether it is there or not."""
-        return self.folder / f"{key}{self.suffix}"
+        return self.folder / f"{key}{SUFFIX}"
 
-    def keys(self) -> Iterator[str]:
+    def keys(self, prefix: str = "") -> Iterator[str]:
         """Keys of the entries that are there, sorted."""
-        names = sorted(path.name for path in self.folder.glob(f"*{self.suffix}") if not path.name.startswith("."))
-        return (name.removesuffix(self.suffix) for name in names)
+        names = sorted(path.name for path in self.folder.glob(f"{prefix}*{SUFFIX}") if not path.name.startswith("."))
+        return (name.removesuffix(SUFFIX) for name in names)
 
-    def read(self, key: str) -> bytes | None:
-        """The content of an entry; None where there is none, or a damaged one."""
+    def read(self, key: str) -> Entry | None:
+        """An entry; None where there is none, or a damaged or foreign one, which is said."""
         path = self.path(key)
-        try:
-            data = path.read_bytes()
-        except OSError:
+        if not path.is_file():
             return None
-        content, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
-        if digest == _digest(key, content):
-            return content
-        self._damaged(path)
-        return None
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+                entry = Entry({name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["note"]))  # noqa: SIM118
+            whole = metadata["digest"] == entry.digest(key)
+        except Exception:  # whatever is wrong with a file of another time or program, the remedy is the same
+            whole = False
+        if not whole:
+            self.say_damaged(key)
+            return None
+        return entry
 
-    def write(self, key: str, content: bytes) -> bool:
+    def write(self, key: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> bool:
         """Keeps an entry; returns whether it could be written.
 
         Raises:
             UserError: it could not, and the folder is the user's output.
         """
+        plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+        entry = Entry(plain, json.loads(json.dumps(dict(note or {}))))
+        metadata = {"note": json.dumps(entry.note), "digest": entry.digest(key)}
         try:
             with atomic_path(self.path(key)) as path:
-                path.write_bytes(content + _digest(key, content))
+                save_file(entry.tensors, path, metadata)
         except UserError as error:
-            if self.required:
-                raise
-            self._warn(error)
+            self._cannot_write(error)
             return False
         return True
 
-    def read_tensors(self, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors by name and the note beside them; None where there is no entry, or a damaged or foreign one."""
-        content = self.read(key)
-        if content is None:
-            return None
-        try:
-            return load(content), json.loads(_metadata(content).get(NOTE, "{}"))
-        except Exception:  # whatever is wrong with a file of another time or program, the remedy is the same
-            self._damaged(self.path(key))
-            return None
-
-    def write_tensors(self, key: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> bool:
-        """Keeps tensors and a note of plain values; see :meth:`write`."""
-        plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-        return self.write(key, save(plain, {NOTE: json.dumps(dict(note or {}))}))
-
     def tensors(self, key: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors of an entry, made and kept if need be."""
-        found = self.read_tensors(key)
+        found = self.read(key)
         if found is not None:
-            return found[0]
+            return found.tensors
         made = dict(make())
-        self.write_tensors(key, made)
+        self.write(key, made)
         return made
+
+    def writable(self) -> bool:
+        """Whether entries can be kept, before hours of work are spent on making them; if not, the warning says so.
+
+        Raises:
+            UserError: they cannot, and the folder is the user's output.
+        """
+        try:
+            with atomic_path(self.folder / ".probe"):
+                pass
+            (self.folder / ".probe").unlink(missing_ok=True)
+        except UserError as error:
+            self._cannot_write(error)
+            return False
+        return True
 
     def remove(self, key: str) -> None:
         """Takes an entry out of the store, if it is there and the folder can be written."""
         with contextlib.suppress(OSError):
             self.path(key).unlink(missing_ok=True)
 
-    def _damaged(self, path: Path) -> None:
-        print(f"note: '{path}' ({self.kind}) is damaged or of another program; it is made again.", file=sys.stderr, flush=True)
+    def say_damaged(self, key: str) -> None:
+        """One line about an entry that was not as it was written."""
+        print(
+            f"note: '{self.path(key)}' ({self.kind}) is damaged or of another program, and does not count.",
+            file=sys.stderr,
+            flush=True,
+        )
 
-    def _warn(self, error: UserError) -> None:
+    def _cannot_write(self, error: UserError) -> None:
         """Once a folder, for there may be thousands of entries."""
+        if self.required:
+            raise error
         if self.folder not in _warned:
             _warned.add(self.folder)
             cause = error.__cause__
@@ -139,15 +165,3 @@ class Kept:
                 file=sys.stderr,
                 flush=True,
             )
-
-
-def _digest(key: str, content: bytes) -> bytes:
-    """Over the key too, so that an entry under another's name is found out."""
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES, key=key.encode()[:64]).digest()
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """What a safetensors file says beside its tensors."""
-    length = int.from_bytes(content[:8], "little")
-    found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    return found

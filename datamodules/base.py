@@ -23,6 +23,17 @@ def collate(items: list[Item]) -> Batch:
     return batch
 
 
+class Benchmark(Dataset[Item]):
+    """Labelled pictures in a fixed order."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def content(self) -> str:
+        """A digest of all files that the pictures and masks are read from; "" where they follow from options and code."""
+
+
 class DataModule(lightning.LightningDataModule):
     """A vocabulary and pictures: labelled ones to score a method on, others to train on or to predict.
 
@@ -34,6 +45,7 @@ class DataModule(lightning.LightningDataModule):
     """
 
     label_spaces: tuple[str, ...] = ()
+    train_batch_size: int = 0  # per process; 0 where there is nothing to train on
 
     def __init__(self, vocabulary: Vocabulary, batch_size: int = 4, num_workers: int = 1, limit: int = 0) -> None:
         super().__init__()
@@ -51,9 +63,26 @@ class DataModule(lightning.LightningDataModule):
         """
         return Vocabulary.load(known(f"label space of {cls.__name__}", name, cls.label_spaces))
 
-    def benchmark(self, split: str) -> Dataset[Item]:
+    def benchmark(self, split: str) -> Benchmark:
         """The labelled pictures of ``"val"`` or ``"test"``, in a fixed order."""
         raise NotImplementedError(f"{type(self).__name__} has no benchmark pictures; it is for training or prediction.")
+
+    def training_content(self) -> str:
+        """A digest of the files that are trained on; "" where what is trained on follows from the options and the code."""
+        return ""
+
+    def share_batch(self, processes: int) -> None:
+        """Divides the training batch among processes, so that a step of all of them sees as much as before.
+
+        Raises:
+            UserError: it does not go round.
+        """
+        if self.train_batch_size % processes:
+            raise UserError(
+                f"a training batch of {self.train_batch_size} cannot be shared by {processes} devices; the training would be "
+                "another one. Choose a number of devices that divides it, or another --data.train_batch_size."
+            )
+        self.train_batch_size //= processes
 
     def describe(self) -> str:
         """What the numbers are on, for results."""
@@ -65,10 +94,10 @@ class DataModule(lightning.LightningDataModule):
     def test_dataloader(self) -> Any:
         return self.loader(self.benchmark("test"))
 
-    def loader(self, dataset: Dataset[Item]) -> DataLoader[Item]:
+    def loader(self, dataset: Any) -> DataLoader[Item]:
         """In order and, on several processes, each picture counted exactly once."""
         if self.limit:
-            dataset = torch.utils.data.Subset(dataset, range(min(self.limit, len(dataset))))  # type: ignore[arg-type]
+            dataset = torch.utils.data.Subset(dataset, range(min(self.limit, len(dataset))))
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -112,7 +141,7 @@ class TrainingData(DataModule, ABC):
         if self.scored_on:
             self.scored_on.prepare_data()
 
-    def benchmark(self, split: str) -> Dataset[Item]:
+    def benchmark(self, split: str) -> Benchmark:
         if self.scored_on is None:
             raise UserError(f"{self.unscored}; give a benchmark with --data.scored_on.")
         return self.scored_on.benchmark(split)

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from common.errors import UserError, known
 from common.files import read_bytes
 from common.images import decode_ids
+from common.records import Contents
 from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from datamodules.reading.archives import find_files
+from datamodules.reading.contents import content_of
 from datamodules.reading.files import Files
 from evaluation.vocabulary import Vocabulary
 
@@ -115,16 +117,17 @@ class COCO(OriginalFiles):
 
     def _panoptic(self, year: str) -> Labels:
         archive, name = "panoptic_annotations_trainval2017.zip", f"panoptic_{year}"
-        content, path = self._json(f"{name}.json", archive)
+        parsed, path, digest = self._json(f"{name}.json", archive)
         places = [f"annotations/{name}", name, f"annotations/{name}.zip:{name}", f"{archive}:annotations/{name}.zip:{name}"]
-        return PanopticLabels(content, path, find_files(self.root, places, "", self.address(archive)))
+        return PanopticLabels(parsed, path, digest, find_files(self.root, places, "", self.address(archive)))
 
-    def _json(self, name: str, archive: str) -> tuple[dict[str, Any], str]:
+    def _json(self, name: str, archive: str) -> tuple[dict[str, Any], str, Contents]:
         for place in ("annotations", ".", f"{archive}:annotations"):
             with contextlib.suppress(UserError):
                 files = find_files(self.root, [place], "", "")
                 if name in files.names():
-                    return json.loads(files.read(name)), files.path(name)
+                    data = files.read(name)
+                    return json.loads(data), files.path(name), content_of(data)
         raise UserError(f"no annotations/{name} and no {archive} in '{self.root}'. Published at {self.address(archive)}")
 
 
@@ -134,18 +137,22 @@ class InstanceLabels:
     The order is INFERRED: where objects overlap, the JSON does not say which is in front.
 
     Args:
-        content: the parsed JSON.
+        parsed: the JSON.
         path: its file, for messages.
+        digest: (1, 16) of the file.
     """
 
-    def __init__(self, content: dict[str, Any], path: str) -> None:
+    def __init__(self, parsed: dict[str, Any], path: str, digest: Contents) -> None:
         from pycocotools import coco
 
-        self.file, self.coco = path, coco.COCO()
+        self.file, self.digest, self.coco = path, digest, coco.COCO()
         with contextlib.redirect_stdout(io.StringIO()), _well_formed(path):
-            self.coco.dataset = content
+            self.coco.dataset = parsed
             self.coco.createIndex()
-            self.sizes = {_name(i): (i["height"], i["width"]) for i in content["images"]}
+            self.sizes = {_name(i): (i["height"], i["width"]) for i in parsed["images"]}
+
+    def content(self, names: list[str]) -> Contents:
+        return self.digest
 
     def known(self) -> set[str]:
         return set(self.sizes)
@@ -168,28 +175,32 @@ class PanopticLabels:
     named after, which is right for COCO-Object (all stuff is background) and for the 27 coarse classes.
 
     Args:
-        content: the parsed JSON.
+        parsed: the JSON.
         path: its file, for messages.
+        digest: (1, 16) of the file.
         files: the PNGs.
     """
 
-    def __init__(self, content: dict[str, Any], path: str, files: Files) -> None:
-        self.files = files
+    def __init__(self, parsed: dict[str, Any], path: str, digest: Contents, files: Files) -> None:
+        self.digest, self.files = digest, FilePattern(files, "{}.png")
         with _well_formed(path):
-            self.value = panoptic_values(content["categories"])
+            self.value = panoptic_values(parsed["categories"])
             self.segments = {
                 Path(a["file_name"]).stem: {s["id"]: s["category_id"] for s in a["segments_info"]}
-                for a in content["annotations"]
+                for a in parsed["annotations"]
             }
+
+    def content(self, names: list[str]) -> Contents:
+        return np.concatenate([self.digest, self.files.content(names)])
 
     def known(self) -> set[str]:
         return set(self.segments)
 
     def path(self, name: str) -> str:
-        return self.files.path(f"{name}.png")
+        return self.files.path(name)
 
     def read(self, name: str) -> NDArray[Any]:
-        ids, where = np.unique(decode_ids(self.files.read(f"{name}.png"), self.path(name)), return_inverse=True)
+        ids, where = np.unique(decode_ids(self.files.bytes(name), self.path(name)), return_inverse=True)
         category_of = self.segments[name]
         if unknown := sorted(set(ids.tolist()) - {0, *category_of}):
             raise UserError(f"panoptic map '{self.path(name)}': segment {unknown[0]} is not listed in its JSON.")

@@ -6,21 +6,25 @@ The three hold the same labels. Values are ids of the 459-class taxonomy, which 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from common.errors import UserError
-from common.files import atomic_path, cache_folder
+from common.code import code_of
+from common.errors import UserError, known
+from common.images import decode_mask
+from common.kept import Kept, key_of
+from common.records import Contents, Records, shards_of
 from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from datamodules.reading.archives import find_files
-from datamodules.reading.convert import convert_all
+from datamodules.reading.contents import contents, file_stamp, numbered
+from datamodules.reading.convert import run_all
 from datamodules.reading.files import Files
 from datamodules.voc import read_list
 from evaluation.vocabulary import Vocabulary
@@ -59,7 +63,7 @@ class Context(OriginalFiles):
     def picture_files(self) -> FilePattern:
         return FilePattern(self._devkit(), "JPEGImages/{}.jpg")
 
-    def label_files(self) -> RankedMaskFiles | MatFiles:
+    def label_files(self) -> RankedMaskFiles | DetailLabels | MatFiles:
         root = Path(self.root)
         devkits = [Path("VOCdevkit", "VOC2010"), Path("VOC2010"), Path()]
         for place in (root / devkit for devkit in devkits):
@@ -67,12 +71,14 @@ class Context(OriginalFiles):
                 return RankedMaskFiles(Files(str(place)), "SegmentationClassContext/{}.png")
         for place in (root / devkit / JSON for devkit in devkits):
             if place.is_file():
-                return RankedMaskFiles(Files(str(convert_json(place))), "SegmentationClassContext/{}.png")
+                return DetailLabels(place)
         source = f"{self.published.archives[JSON][0]} (or {self.published.archives['trainval.tar.gz'][0]}, unpacked)"
         return MatFiles(find_files(root, [JSON, *(str(devkit / "trainval") for devkit in devkits)], "", source), "{}.mat")
 
     def listed(self, pictures: FilePattern, labels: Labels) -> tuple[list[str], str]:
-        """The split's own list, beside the labels or the pictures, or VOC 2010's Main list, which has the same pictures."""
+        """The split's own list, in or beside the labels or the pictures, or VOC 2010's Main list, which has the same ones."""
+        if isinstance(labels, DetailLabels):
+            return labels.splits[known("split of PASCAL Context", self.split, labels.splits)], str(labels.file)
         beside = [labels.files, pictures.files] if isinstance(labels, FilePattern) else [pictures.files]
         for folder in ("ImageSets/SegmentationContext", "ImageSets/Main"):
             for files in beside:
@@ -82,7 +88,9 @@ class Context(OriginalFiles):
 
     def prepare_data(self) -> None:
         """Converts the JSON on one process, before the others look."""
-        self.label_files()
+        labels = self.label_files()
+        if isinstance(labels, DetailLabels):
+            labels.convert()
 
     def _devkit(self) -> Files:
         places = ["VOCdevkit/VOC2010", "VOC2010", ".", "VOCtrainval_03-May-2010.tar:VOCdevkit/VOC2010"]
@@ -111,41 +119,74 @@ class MatFiles(FilePattern):
             raise UserError(f"mask '{self.path(name)}' cannot be read: {error}") from error
 
 
-def convert_json(path: Path) -> Path:
-    """Turns the Detail API's JSON into index PNGs and split lists, once, in the cache; returns their folder.
+class DetailLabels:
+    """Labels of the Detail API's JSON, drawn once and kept: the JSON takes a minute to parse.
 
     Every annotation's RLE is drawn in the order of the file, as ``Detail.getMask`` does.
 
+    Args:
+        path: the JSON.
+
     Raises:
-        UserError: not that JSON, or no room.
+        UserError: not that JSON.
     """
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    folder = cache_folder("context", key)
-    if (folder / "complete").exists():
-        return folder
-    print(f"converting '{path}' into '{folder}', once ...", flush=True)
-    try:
-        content = json.loads(path.read_bytes())
-        images = {image["image_id"]: image for image in content["images"]}
-        annotations: dict[int, list[Any]] = {image_id: [] for image_id in images}
-        for annotation in content["annos_segmentation"]:
-            annotations[annotation["image_id"]].append(annotation)
-        names = {image_id: Path(image["file_name"]).stem for image_id, image in images.items()}
-        splits = {phase: [names[i] for i, image in images.items() if image["phase"] == phase] for phase in ("train", "val")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"'{path}' is not the Detail API's {JSON}: {error!r}. Download it again.") from error
 
-    def draw(image_id: int) -> NDArray[Any]:
-        return draw_annotations(images[image_id], annotations[image_id])
+    def __init__(self, path: Path) -> None:
+        self.file = path
+        content = contents(str(path.parent), [file_stamp(path)], lambda _: path.read_bytes())
+        self.key = key_of(json=content.tobytes().hex(), code=code_of(draw_annotations))
+        store = Kept("context")
+        entry = store.read(self.key)
+        if entry is None:
+            store.write(self.key, {}, self._parsed["splits"])
+        self.splits: dict[str, list[str]] = self._parsed["splits"] if entry is None else entry.note
+        self.names = [name for names in self.splits.values() for name in names]
+        self.number = {name: i for i, name in enumerate(self.names)}
+        self.records = Records(store, self.key, numbered(self.key, len(self.names)))
 
-    convert_all({names[i]: i for i in images}, draw, folder / "SegmentationClassContext")
-    for phase, listed in splits.items():
-        with atomic_path(folder / "ImageSets" / "SegmentationContext" / f"{phase}.txt") as file:
-            file.write_text("\n".join(listed) + "\n")
-    with atomic_path(folder / "complete") as file:
-        file.write_text(str(path))
-    return folder
+    def known(self) -> set[str]:
+        return set(self.names)
+
+    def path(self, name: str) -> str:
+        return f"{self.file}:{name}"
+
+    def read(self, name: str) -> NDArray[Any]:
+        record = self.records[self.number[name]]
+        return kept_ids()[decode_mask(self._drawn(name) if record is None else record, self.path(name))]
+
+    def content(self, names: list[str]) -> Contents:
+        return self.records.pictures[[self.number[name] for name in names]]
+
+    def convert(self) -> None:
+        """Draws what is not kept yet, a shard at a time, so that a killed conversion goes on where it was."""
+        missing = self.records.missing()
+        if len(missing) and self.records.store.writable():
+            print(f"converting '{self.file}' into '{self.records.store.folder}', once ...", flush=True)
+            for shard in shards_of(missing):
+                drawn = run_all([self.names[i] for i in shard], self._drawn, "converting")
+                self.records.write(shard, drawn)
+            self.records.refresh()
+
+    def _drawn(self, name: str) -> bytes:
+        """An index PNG of ranks."""
+        file = io.BytesIO()
+        Image.fromarray(draw_annotations(*self._parsed["pictures"][name])).save(file, "PNG")
+        return file.getvalue()
+
+    @cached_property
+    def _parsed(self) -> dict[str, Any]:
+        """``splits``: names by phase; ``pictures``: the image and its annotations by name."""
+        try:
+            found = json.loads(self.file.read_bytes())
+            images = {image["image_id"]: image for image in found["images"]}
+            annotations: dict[int, list[Any]] = {image_id: [] for image_id in images}
+            for annotation in found["annos_segmentation"]:
+                annotations[annotation["image_id"]].append(annotation)
+            names = {image_id: Path(image["file_name"]).stem for image_id, image in images.items()}
+            splits = {phase: [names[i] for i, one in images.items() if one["phase"] == phase] for phase in ("train", "val")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"'{self.file}' is not the Detail API's {JSON}: {error!r}. Download it again.") from error
+        return {"splits": splits, "pictures": {names[i]: (images[i], annotations[i]) for i in images}}
 
 
 def draw_annotations(image: dict[str, Any], annotations: list[dict[str, Any]]) -> NDArray[Any]:

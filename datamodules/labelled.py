@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from common.batch import Item
 from common.errors import UserError
 from common.images import decode_image, decode_mask
-from datamodules.base import DataModule
+from common.records import Contents
+from datamodules.base import Benchmark, DataModule
+from datamodules.reading.contents import contents, joined
 from datamodules.reading.files import Files
 
 
@@ -31,6 +32,9 @@ class Labels(Protocol):
 
     def known(self) -> set[str]:
         """Names of the pictures that have labels."""
+
+    def content(self, names: list[str]) -> Contents:
+        """(N, 16) digests of what the pictures' labels are read from."""
 
 
 class FilePattern:
@@ -47,6 +51,11 @@ class FilePattern:
     def bytes(self, name: str) -> bytes:
         return self.files.read(self.pattern.format(name))
 
+    def content(self, names: list[str]) -> Contents:
+        """(N, 16) digests of the pictures' files."""
+        files = [self.pattern.format(name) for name in names]
+        return contents(self.files.where, (self.files.stamp(file) for file in files), lambda i: self.files.read(files[i]))
+
     def known(self) -> set[str]:
         start, end = self.file.split("{}")
         names = self.files.names(self.folder)
@@ -60,7 +69,7 @@ class MaskFiles(FilePattern):
         return decode_mask(self.bytes(name), self.path(name))
 
 
-class LabelledPictures(Dataset[Item]):
+class LabelledPictures(Benchmark):
     """The pictures of a split with their masks, in the order of the published list.
 
     Args:
@@ -96,6 +105,10 @@ class LabelledPictures(Dataset[Item]):
                 f"{self.source} names '{missing[0]}'{more}, which is not there. 'zerolabel prepare' lists all faults."
             )
         return self
+
+    def content(self) -> str:
+        """A digest of all pictures and labels."""
+        return joined([self.pictures.content(self.names), self.labels.content(self.names)])
 
     def image(self, index: int) -> torch.Tensor:
         """(3, H, W) uint8, as stored: masks know no EXIF orientation."""

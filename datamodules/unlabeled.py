@@ -7,22 +7,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
-from torchvision.transforms import v2
 
+from common.code import code_of
 from common.errors import UserError, known
 from common.images import decode_image
 from common.randomness import run_seed
+from common.records import Contents
 from datamodules.base import DataModule, TrainingData
+from datamodules.crops import CROPS, cut
+from datamodules.reading.contents import joined
 from datamodules.reading.shards import ShardedImages
 from datamodules.reading.sources import FolderImages, ImageSource, ListedImages
 from datamodules.sampling import TrainingLoader
 from evaluation.vocabulary import Vocabulary
 
 SKIPS = 100  # unreadable pictures in a row that "skip" accepts
-CROPS = ("centre", "random", "none")
 
 
 class UnlabeledImages(TrainingData):
@@ -68,6 +69,9 @@ class UnlabeledImages(TrainingData):
         self.images, self.size, self.crop, self.captions, self.unreadable = images, size, crop, captions, unreadable
         self.seed, self.train_batch_size = run_seed(seed), train_batch_size
 
+    def training_content(self) -> str:
+        return joined([image_source(self.images).contents()])
+
     def train_dataloader(self) -> TrainingLoader:
         source = image_source(self.images)
         if len(source) < self.train_batch_size:
@@ -92,6 +96,18 @@ class UnlabeledPictures(Dataset[dict[str, Any]]):
     def name(self, index: int) -> str:
         return self.source.name(index)
 
+    def contents(self) -> Contents:
+        return self.source.contents()
+
+    def rendering(self) -> dict[str, Any]:
+        if self.crop != "centre":
+            why = "change from epoch to epoch" if self.crop == "random" else "are of several sizes"
+            raise UserError(
+                f"images with --data.crop {self.crop} {why}; nothing can be kept of them. Set --data.crop centre, or keep "
+                "nothing: --model.cache null or --model.masks null."
+            )
+        return {"crop": self.crop, "size": self.size, "code": code_of(cut, decode_image)}
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         picture, index = self._readable(index)
@@ -111,18 +127,6 @@ class UnlabeledPictures(Dataset[dict[str, Any]]):
                 index = (index + 1) % len(self)
                 last = f"{attempt + 1} pictures in a row cannot be read, the last: {error}"
         raise UserError(last)
-
-
-def cut(picture: Tensor, crop: str, size: int, seed: list[int]) -> Tensor:
-    """(3, H, W) uint8 -> (3, size, size) uint8, or unchanged without a crop; resized bicubically with antialiasing."""
-    if crop == "none":
-        return picture
-    bicubic: dict[str, Any] = {"interpolation": v2.InterpolationMode.BICUBIC, "antialias": True}
-    if crop == "centre":
-        return v2.Compose([v2.Resize(size, **bicubic), v2.CenterCrop(size)])(picture)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(hash(tuple(seed)))  # of integers: the same in every process
-        return v2.Compose([v2.RandomResizedCrop(size, scale=(0.25, 1.0), **bicubic), v2.RandomHorizontalFlip()])(picture)
 
 
 def collate_pictures(items: list[dict[str, Any]]) -> dict[str, Any]:

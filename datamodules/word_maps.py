@@ -59,6 +59,14 @@ class WordMaps(TrainingData):
         self.largest, self.maps, self.seed = largest, maps, run_seed(seed)
         self.train_batch_size = train_batch_size
 
+    def training_content(self) -> str:
+        return self.pictures.training_content() if self.pictures else ""
+
+    def share_batch(self, processes: int) -> None:
+        super().share_batch(processes)
+        if self.pictures:
+            self.pictures.share_batch(processes)
+
     def train_dataloader(self) -> Any:
         """Batches of maps or, with ``pictures``, of both under the names ``maps`` and ``pictures``."""
         if self.pictures is None:

@@ -63,7 +63,7 @@ class KeptScores:
         found = [self._load(key, image) for key, image in zip(keys, images, strict=True)]
         missing = [i for i, one in enumerate(found) if one is None]
         for i, scored in zip(missing, score([images[i] for i in missing]) if missing else [], strict=True):
-            self.store.write_tensors(keys[i], {"scores": scored.scores})
+            self.store.write(keys[i], {"scores": scored.scores})
             found[i] = scored
         self.read += len(images) - len(missing)
         self.written += len(missing)
@@ -71,12 +71,12 @@ class KeptScores:
 
     def _load(self, key: str, image: Tensor) -> WindowScores | None:
         """None where there is none."""
-        entry = self.store.read_tensors(key)
+        entry = self.store.read(key)
         if entry is None:
             return None
         resized = resize_image(image, self.windows)
         boxes = window_boxes(resized.shape[1], resized.shape[2], self.windows)
-        return WindowScores(entry[0]["scores"].to(image.device), boxes, resized)
+        return WindowScores(entry.tensors["scores"].to(image.device), boxes, resized)
 
 
 def score_settings(model: Any) -> dict[str, Any]:

@@ -126,4 +126,8 @@ class Protocol:
     @property
     def column_hash(self) -> str:
         """The hash over all rules, whichever the method follows: methods with the same one share a column."""
-        return replace(self, follows=RULES).hash
+        return self.followed_whole().hash
+
+    def followed_whole(self) -> Protocol:
+        """The same rules for a method that follows all of them."""
+        return replace(self, follows=RULES)

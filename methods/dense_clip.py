@@ -69,14 +69,3 @@ def embed_words(
     classes, inverse = class_of_word.unique(return_inverse=True)
     summed = torch.zeros(len(classes), text.shape[1], device=text.device).index_add_(0, inverse, text)
     return F.normalize(summed, dim=-1), classes
-
-
-def join_templates(features: Tensor, ensemble: str) -> Tensor:
-    """Unit embeddings (K, C) of words from those of their prompts (K, T, C).
-
-    Args:
-        features: as the text tower gives them.
-        ensemble: "unit" normalises each prompt before the mean, "raw" only after.
-    """
-    features = F.normalize(features, dim=-1) if ensemble == "unit" else features
-    return F.normalize(features.mean(1), dim=-1)

@@ -11,8 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import wraps
-from pathlib import Path
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -50,6 +49,13 @@ def evaluating(work: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+class Exported(NamedTuple):
+    """Tensors for a safetensors file, and texts beside them."""
+
+    tensors: dict[str, Tensor]
+    texts: dict[str, str] = {}  # noqa: RUF012 (never changed)
+
+
 class Segmenter(EvaluationSteps, ABC):
     """Base of all methods.
 
@@ -57,7 +63,8 @@ class Segmenter(EvaluationSteps, ABC):
         sees: what the method's training sees; a variant that sees more says so in its ``__init__``.
         scores: what :meth:`forward` gives, see :func:`evaluation.label_map.label_map`.
         closed: number of outputs that training has fixed; None where any words can be asked.
-        figure: a picture of what training learnt from, shown in reports; None where there is none to show.
+        figure: PNG of what training learnt from, shown in reports; None where there is none to show.
+        images_per_step: of the training, over all processes and accumulated batches.
 
     Args:
         protocol: name of a preset; the benchmark's own values apply where the preset has some.
@@ -68,7 +75,8 @@ class Segmenter(EvaluationSteps, ABC):
     sees: Supervision = Supervision.NOTHING
     scores: ClassVar[Scores] = "cosine"
     closed: int | None = None
-    figure: Path | None = None
+    figure: bytes | None = None
+    images_per_step: int = 1
 
     def __init__(self, protocol: str = "shapes", protocol_values: ProtocolValues | None = None, window_batch: int = 64) -> None:
         super().__init__()
@@ -97,6 +105,18 @@ class Segmenter(EvaluationSteps, ABC):
     def patch_features(self, images: Tensor) -> Tensor:
         """Features (B, C, h, w) by which patches are alike, on the scores' grid; for the protocol's ``neighbours``."""
         raise NotImplementedError
+
+    def prepare_fit(self, images: Any, workers: int) -> None:
+        """What comes before training, such as embedding all images once.
+
+        Args:
+            images: the training images, by (epoch, index); see :class:`methods.per_image.StillImages`.
+            workers: loader processes to read them with.
+        """
+
+    def export(self) -> dict[str, Exported]:
+        """What training leaves behind beside checkpoints, by file name, written into the run's folder at its end."""
+        return {}
 
     def followed_rules(self) -> frozenset[str]:
         """Names of the protocol's rules that have an effect here: those of evaluation, and what a method adds."""
@@ -215,12 +235,20 @@ class Segmenter(EvaluationSteps, ABC):
         return found[0] if single else found
 
     def setup(self, stage: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            per_process = getattr(data, "train_batch_size", 1)
+            self.images_per_step = per_process * self.trainer.world_size * self.trainer.accumulate_grad_batches
         vocabulary = getattr(data, "vocabulary", None)
         if vocabulary is not None:
             self.use_vocabulary(vocabulary)
         elif stage != "fit":
             raise UserError(f"{type(data).__name__} brings no vocabulary; give a benchmark or --classes.")
+
+    def on_fit_start(self) -> None:
+        if type(self).prepare_fit is not Segmenter.prepare_fit:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+            self.prepare_fit(data.train_dataloader().dataset, data.num_workers)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """The zero-label firewall; and what a step draws depends on its place alone, so that a run can go on anywhere."""

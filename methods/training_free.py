@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from backbones.attention import rule_named
+from backbones.feature_surgery import feature_surgery
 from methods.dense_clip import DenseCLIP
-
-SURGERY_SHARPNESS = 2.0  # of the class weights; hard-coded in the published code
 
 
 class TrainingFree(DenseCLIP):
@@ -26,15 +25,3 @@ class TrainingFree(DenseCLIP):
     def patch_features(self, images: Tensor) -> Tensor:
         """CLIP's dense embeddings under the rule."""
         return self.dense(images)
-
-
-def feature_surgery(scores: Tensor, image_scores: Tensor) -> Tensor:
-    """CLIP Surgery, section 3.2, in its collapsed form: w_k <f, t_k> - mean_j w_j <f, t_j>, for any batch size.
-
-    Args:
-        scores: (B, Q, h, w) cosines of patches.
-        image_scores: (B, Q) cosines of the image embedding; w is their softmax over classes relative to its mean.
-    """
-    weights = torch.softmax(SURGERY_SHARPNESS * image_scores, dim=-1) * image_scores.shape[-1]
-    weighted = scores * weights[..., None, None]
-    return weighted - weighted.mean(1, keepdim=True)

@@ -1,31 +1,37 @@
-"""compare: methods x benchmarks x seeds, each cell computed once and kept, ending in one table.
+"""compare: methods x benchmarks x seeds, each result measured once and kept, ending in one table.
 
-A cell is keyed by everything that can change its numbers (method configuration, code, weights, benchmark, protocol,
-seed), so an interrupted comparison redoes only what is missing. How a method or a benchmark is made is handed in by the
-command line (:class:`Builder`); nothing here knows one.
+A result is kept under a key of everything that can change its numbers: configuration, code, weights, the content of the
+pictures, words, protocol, seed and, where something is trained, the devices. So an interrupted comparison redoes only what is
+missing, and nothing else is ever taken for it. How a method or a benchmark is made is handed in by the command line
+(:class:`Builder`); nothing here knows one.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
 
 import torch
+import yaml
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from common.files import atomic_path, shipped, writable_folder
+from common.code import code_of
+from common.files import shipped, writable_folder
+from common.kept import Kept, key_of
+from common.weights import weights_hash
 from reporting.contrast import ScoreContrast
 from reporting.page import write_label_maps, write_report
 from reporting.plan import BenchmarkEntry, Comparison, MethodEntry
-from reporting.recorder import Measure, weights_hash
-from reporting.result import Cell, code_hash, digest
+from reporting.recorder import Measure
+from reporting.result import Result
 from reporting.tables import write_tables
+
+FIGURE = "figure"  # among a fit's tensors: the PNG of what it learnt from
 
 
 class Builder(Interface):
@@ -46,63 +52,141 @@ def writes() -> bool:
     return not getattr(rank_zero_only, "rank", 0)
 
 
-def compare(plan: Comparison, output: Path, builder: Builder, devices: int = 1) -> list[Cell]:
-    """Computes what is missing and writes tables and report after every new cell.
+def compare(plan: Comparison, output: Path, builder: Builder, devices: int = 1) -> list[Result]:
+    """Measures what is missing and writes tables and report after every new result.
 
     With several devices Lightning starts this program once for each; all of them walk the same way, the first one writes.
+    They share each training batch, so that the training is the same experiment on any number of them.
     """
-    writable_folder(output / "cells")
-    cells: list[Cell] = []
+    writable_folder(output / "kept")
+    results: list[Result] = []
     total = sum(len(plan.seeds_of(method)) * len(plan.benchmarks_of(method)) for method in plan.methods)
-    for cell, is_new in _cells(plan, output, builder, devices):
-        cells.append(cell)
+    for result, is_new in Measuring(plan, output, builder, devices).results():
+        results.append(result)
         if not writes():
             continue
-        row = cell.row
         print(
-            f"[{len(cells)}/{total}] {row['method']} on {row['benchmark']}: mIoU {100 * row['miou']:.2f}"
-            f" ({row['pictures_per_second']:.0f} pictures/s){'' if is_new else ', kept from before'}",
+            f"[{len(results)}/{total}] {result.method} on {result.benchmark}: mIoU {100 * result.miou:.2f}"
+            f" ({result.pictures_per_second:.0f} pictures/s){'' if is_new else ', kept from before'}",
             flush=True,
         )
         if is_new:
-            write_tables(cells, plan, output)
+            write_tables(results, plan, output)
     if writes():
-        write_tables(cells, plan, output)
-        write_report(cells, plan, output)
-        write_label_maps(cells, output)
-    return cells
+        write_tables(results, plan, output)
+        write_report(results, plan, output)
+        write_label_maps(results, output)
+    return results
 
 
-def _cells(plan: Comparison, output: Path, builder: Builder, devices: int) -> Iterator[tuple[Cell, bool]]:
-    data = {entry.name: builder.data(entry) for entry in plan.benchmarks}
-    for benchmark_data in data.values():  # mistakes show before the first hour
-        benchmark_data.prepare_data()
-        benchmark_data.benchmark("test")
-    for method in plan.methods:
-        for seed in plan.seeds_of(method):
-            config = Path(shipped(method.config)).read_text(encoding="utf-8")
-            for benchmarks, words_of in _fits(plan, method):
-                model, fit_data, trainer = builder.method(method, seed, words_of)
-                fit_key = digest(
-                    [asdict(method), config, seed, code_hash()] + ([words_of.data, words_of.options] if words_of else [])
-                )
-                model.protocol_name = benchmarks[0].protocol
-                fit_file = output / "fits" / f"{fit_key}.ckpt"
-                fit_seconds = _train(model, fit_data, trainer, fit_file) if method.fit else None
-                weights = weights_hash(model)
-                for benchmark in benchmarks:
-                    model.protocol_name = benchmark.protocol
-                    identity = [asdict(method), config, asdict(benchmark), seed, weights, plan.contrast, code_hash()]
-                    key = digest(identity)
-                    path = output / "cells" / f"{key}.safetensors"
-                    cell = Cell.load(path)
-                    is_new = cell is None
-                    if cell is None:
-                        cell = _measure(model, data[benchmark.name], method, benchmark, seed, plan, devices)
-                        cell.row |= {"fit_seconds": fit_seconds, "weights": weights, "key": key}
-                        cell.row["figure"] = str(figure.relative_to(output)) if (figure := _figure(fit_file)).exists() else None
-                        cell.save(path)
-                    yield cell, is_new
+@dataclass(frozen=True)
+class Training:
+    """How a method came by its weights: seconds, devices and images a step, None without a training; and the figure of it."""
+
+    seconds: float | None = None
+    devices: int | None = None
+    images_per_step: int | None = None
+    figure: bytes | None = None
+
+
+class Measuring:
+    """The results of a plan, one after the other."""
+
+    def __init__(self, plan: Comparison, output: Path, builder: Builder, devices: int) -> None:
+        self.plan, self.builder, self.devices = plan, builder, devices
+        self.kept = Kept("results", output / "kept", required=True)
+        self.fits = Kept("fits", output / "fits", required=True)
+        self.data = {entry.name: builder.data(entry) for entry in plan.benchmarks}
+        self.content: dict[str, str] = {}
+        for name, data in self.data.items():  # mistakes show before the first hour
+            data.prepare_data()
+            self.content[name] = data.benchmark("test").content()
+
+    def results(self) -> Iterator[tuple[Result, bool]]:
+        """Each result, and whether it is new."""
+        for method in self.plan.methods:
+            for seed in self.plan.seeds_of(method):
+                for benchmarks, words_of in _fits(self.plan, method):
+                    model, fit_data, trainer = self.builder.method(method, seed, words_of)
+                    model.use_protocol(benchmarks[0].protocol)
+                    made_by = configuration(method) | {"seed": seed}
+                    training = Training()
+                    if method.fit:
+                        words = [words_of.data, words_of.options] if words_of else []
+                        training = self._train(model, fit_data, trainer, made_by | {"words": words})
+                    for benchmark in benchmarks:
+                        yield self._result(model, method, seed, benchmark, made_by, training)
+
+    def _result(
+        self, model: Any, method: MethodEntry, seed: int, benchmark: BenchmarkEntry, made_by: dict[str, Any], training: Training
+    ) -> tuple[Result, bool]:
+        data = self.data[benchmark.name]
+        model.use_protocol(benchmark.protocol)
+        model.use_vocabulary(data.vocabulary)
+        key = key_of(
+            **made_by,
+            weights=weights_hash(model),
+            data=[benchmark.data, benchmark.options, self.content[benchmark.name]],
+            asked=[data.vocabulary.hash, model.vocabulary.hash, model.protocol.hash],
+            pictures=self.plan.pictures,
+            contrast=self.plan.contrast,
+            code=code_of(type(model), type(data), Measure),
+        )
+        result = Result.load(self.kept, key)
+        is_new = result is None
+        if result is None:
+            result = self._measure(model, data, method, benchmark, seed)
+            result.weights, result.key, result.figure = weights_hash(model), key, training.figure
+            result.fit_seconds, result.images_per_step = training.seconds, training.images_per_step
+            result.devices = training.devices or result.devices
+            if writes():
+                result.save(self.kept, key)
+        result.method, result.benchmark = method.name, benchmark.name  # names may change, the number stays
+        return result, is_new
+
+    def _measure(self, model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int) -> Result:
+        measure = Measure(self.plan.pictures)
+        quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        quiet |= {"enable_checkpointing": False, "devices": self.devices, "strategy": strategy(self.devices)}
+        trainer = Trainer(callbacks=[measure], **quiet)
+        trainer.test(model, data, verbose=False)
+        result = measure.result(model, data, trainer, method=method.name, benchmark=benchmark.name, seed=seed)
+        if self.plan.contrast:  # the pictures are scored a second time, which is not timed
+            (logged,) = Trainer(callbacks=[ScoreContrast()], **quiet).test(model, data, verbose=False)
+            result.mean_score_contrast = logged["test/mean_score_contrast"]
+        return result
+
+    def _train(self, model: Any, data: Any, trainer: Trainer, made_by: dict[str, Any]) -> Training:
+        """Trains, or loads what an earlier start trained."""
+        images_per_step = data.train_batch_size * self.devices * trainer.accumulate_grad_batches
+        key = key_of(
+            **made_by,
+            weights=weights_hash(model),
+            pictures=data.training_content(),
+            shared=[self.devices, images_per_step],
+            code=code_of(type(model), type(data)),
+        )
+        entry = self.fits.read(key)
+        if entry is not None:
+            png = entry.tensors.pop(FIGURE, None)
+            model.load_state_dict(entry.tensors)
+            figure = None if png is None else png.numpy().tobytes()
+            return Training(entry.note["seconds"], self.devices, images_per_step, figure)
+        print(f"training {type(model).__name__} ...", flush=True)
+        started = time.perf_counter()
+        trainer.fit(model, data)
+        seconds = time.perf_counter() - started
+        if writes():
+            drawn = {} if model.figure is None else {FIGURE: torch.frombuffer(bytearray(model.figure), dtype=torch.uint8)}
+            self.fits.write(key, model.state_dict() | drawn, {"seconds": seconds})
+        return Training(seconds, self.devices, images_per_step, model.figure)
+
+
+def configuration(method: MethodEntry) -> dict[str, Any]:
+    """What of a method's entry and config changes numbers: not its name, nor which seeds and columns it is asked for."""
+    config = yaml.safe_load(Path(shipped(method.config)).read_text(encoding="utf-8"))
+    kept = ("set", "fit", "fit_words")
+    return {"config": config} | {name: value for name, value in asdict(method).items() if name in kept}
 
 
 def _fits(plan: Comparison, method: MethodEntry) -> list[tuple[list[BenchmarkEntry], BenchmarkEntry | None]]:
@@ -114,40 +198,3 @@ def _fits(plan: Comparison, method: MethodEntry) -> list[tuple[list[BenchmarkEnt
     for benchmark in benchmarks:
         alike.setdefault(repr((benchmark.data, benchmark.options)), []).append(benchmark)
     return [(group, group[0]) for group in alike.values()]
-
-
-def _measure(
-    model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int, plan: Comparison, devices: int
-) -> Cell:
-    measure = Measure(plan.pictures)
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    quiet |= {"enable_checkpointing": False, "devices": devices, "strategy": strategy(devices)}
-    Trainer(callbacks=[measure], **quiet).test(model, data, verbose=False)
-    row = {"method": method.name, "benchmark": benchmark.name, "seed": seed}
-    cell = measure.cell(model, data, **row)
-    if plan.contrast:  # a second look, not timed
-        (logged,) = Trainer(callbacks=[ScoreContrast()], **quiet).test(model, data, verbose=False)
-        cell.row["mean_score_contrast"] = logged["test/mean_score_contrast"]
-    return cell
-
-
-def _train(model: Any, data: Any, trainer: Trainer, path: Path) -> float:
-    """Trains, or loads what an earlier start trained; returns the seconds of the training itself."""
-    if not path.exists():
-        print(f"training {type(model).__name__} ...", flush=True)
-        started = time.perf_counter()
-        trainer.fit(model, data)
-        seconds = time.perf_counter() - started
-        with atomic_path(path) as temporary:
-            torch.save({"state_dict": model.state_dict(), "seconds": seconds}, temporary)
-        if model.figure is not None:
-            with atomic_path(_figure(path)) as temporary:
-                shutil.copyfile(model.figure, temporary)
-    trained = torch.load(path, weights_only=True)
-    model.load_state_dict(trained["state_dict"])
-    return float(trained["seconds"])
-
-
-def _figure(fit_file: Path) -> Path:
-    """Of what training learnt from, where the method has one."""
-    return fit_file.with_suffix(".png")

@@ -18,23 +18,23 @@ from common.drawing import blend, label_image
 from common.files import atomic_path
 from reporting.figures import draw_curves
 from reporting.plan import Comparison
-from reporting.result import Cell
+from reporting.result import Result
 from reporting.runs import Run
 from reporting.tables import columns, value
 
 PICTURE_WIDTH = 320  # pixels, about twice what the page shows
 
 
-def write_report(cells: list[Cell], plan: Comparison, output: Path, runs: Sequence[Run] = ()) -> None:
+def write_report(results: list[Result], plan: Comparison, output: Path, runs: Sequence[Run] = ()) -> None:
     """Renders the template beside this file with everything embedded in it; ``runs`` adds their curves and commands."""
     jinja = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     jinja.filters.update(percent=lambda x: "–" if x != x else f"{100 * x:.1f}", value=value, heat=_heat)
     page = jinja.get_template("page.html.j2").render(
         plan=plan,
-        columns=columns(cells),
-        figures=_figures(cells, output),
-        galleries=[_gallery(cells, benchmark.name, plan.pictures) for benchmark in plan.benchmarks],
-        row=cells[0].row if cells else None,
+        columns=columns(results),
+        figures=_figures(results),
+        galleries=[_gallery(results, benchmark.name, plan.pictures) for benchmark in plan.benchmarks],
+        row=results[0].row if results else None,
         runs=runs,
         curves=[(run.name, _data_url(draw_curves(run.curves))) for run in runs if run.curves],
     )
@@ -42,18 +42,18 @@ def write_report(cells: list[Cell], plan: Comparison, output: Path, runs: Sequen
         temporary.write_text(page, encoding="utf-8")
 
 
-def _figures(cells: list[Cell], output: Path) -> list[tuple[str, str]]:
+def _figures(results: list[Result]) -> list[tuple[str, str]]:
     """What each method's training learnt from, where it drew that, as (method, embedded PNG); of several seeds the first."""
-    files = {cell.row["method"]: output / cell.row["figure"] for cell in reversed(cells) if cell.row["figure"]}
-    return [(method, _data_url(file.read_bytes())) for method, file in reversed(files.items()) if file.exists()]
+    figures = {result.method: result.figure for result in reversed(results) if result.figure is not None}
+    return [(method, _data_url(figure)) for method, figure in reversed(figures.items())]
 
 
-def write_label_maps(cells: list[Cell], output: Path) -> None:
+def write_label_maps(results: list[Result], output: Path) -> None:
     """``label_maps/BENCHMARK/METHOD/INDEX.png``, indexed by train id, of the pictures that the report shows."""
-    for cell in cells:
-        folder = output / "label_maps" / _file_name(cell.row["benchmark"]) / _file_name(cell.row["method"])
-        palette = np.array(cell.row["palette"], np.uint8)
-        for key, labels in cell.panels.items():
+    for result in results:
+        folder = output / "label_maps" / _file_name(result.benchmark) / _file_name(result.method)
+        palette = np.array(result.palette, np.uint8)
+        for key, labels in result.panels.items():
             index, _, kind = key.partition("/")
             if kind == "prediction":
                 with atomic_path(folder / f"{index}.png") as temporary:
@@ -64,27 +64,27 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text).strip("_")
 
 
-def _gallery(cells: list[Cell], benchmark: str, pictures: int) -> dict[str, Any]:
+def _gallery(results: list[Result], benchmark: str, pictures: int) -> dict[str, Any]:
     """Rows of (caption, embedded PNG), a row per picture: the picture, the ground truth, each method's label map."""
-    of_benchmark = [c for c in reversed(cells) if c.row["benchmark"] == benchmark and c.panels]
-    shown = list({c.row["method"]: c for c in of_benchmark}.values())[::-1]
+    of_benchmark = [result for result in reversed(results) if result.benchmark == benchmark and result.panels]
+    shown = list({result.method: result for result in of_benchmark}.values())[::-1]
     if not shown:
         return {"benchmark": benchmark, "rows": []}
     rows, present = [], set[int]()
-    palette = np.array(shown[0].row["palette"], np.uint8)
+    palette = np.array(shown[0].palette, np.uint8)
     for i in range(pictures):
         panels = shown[0].panels
         if f"{i}/picture" not in panels:
             break
         picture = panels[f"{i}/picture"].permute(1, 2, 0).numpy()
         mask = panels[f"{i}/mask"].numpy()
-        predictions = [(c.row["method"], c.panels.get(f"{i}/prediction")) for c in shown]
+        predictions = [(result.method, result.panels.get(f"{i}/prediction")) for result in shown]
         maps = [("ground truth", mask)] + [(name, labels.numpy()) for name, labels in predictions if labels is not None]
         present |= {int(k) for _, labels in maps for k in np.unique(labels)}
         rows.append(
             [("picture", _embed(picture))] + [(name, _embed(_colour(picture, labels, palette))) for name, labels in maps]
         )
-    names = shown[0].row["names"]
+    names = shown[0].names
     legend = [(names[k], "#" + bytes(palette[k]).hex()) for k in sorted(present) if k < len(names)]
     return {"benchmark": benchmark, "rows": rows, "legend": legend, "ignored": 255 in present}
 

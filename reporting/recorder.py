@@ -1,4 +1,4 @@
-"""What a scored run leaves in its folder and in its loggers: a cell, ``metrics.json``, ``per_class.csv``, panels."""
+"""What a run leaves in its folder and in its loggers: its result, ``metrics.json``, ``per_class.csv``, panels, exports."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import save_file
 
 from common.files import atomic_path
+from common.kept import Kept
 from common.randomness import run_seed
-from common.weights import state_hash
+from common.weights import weights_hash
 from evaluation.bootstrap import interval_of
 from evaluation.protocol_in_words import in_words
 from reporting.figures import KeepPanels, panel_images
-from reporting.result import Cell, environment
+from reporting.result import Result
 
 PICTURES = 4
-CELL = "cell.safetensors"
+RESULT = "result"
 
 
 class Measure(KeepPanels):
-    """Keeps the first pictures, times the run, and makes its cell."""
+    """Keeps the first pictures, times the run, and makes its result."""
 
     def __init__(self, pictures: int) -> None:
         super().__init__(pictures)
@@ -41,42 +44,38 @@ class Measure(KeepPanels):
 
     on_validation_start = on_test_start
 
-    def cell(self, model: Any, data: Any, **row: Any) -> Cell:
-        """On all processes, since the counts of all are summed; ``row`` replaces the names that a run gives itself."""
-        result = model.metric.result()
-        count = len(result["pictures"])
+    def result(self, model: Any, data: Any, trainer: Any, **row: Any) -> Result:
+        """On all processes, since the counts of all are summed; ``row`` replaces what a run says of itself."""
+        counts = model.metric.result()
+        count = len(counts["pictures"])
         seconds = self.seconds or time.perf_counter() - self.started
         own = {
             "method": type(model).__name__,
             "benchmark": f"{data.describe()}: {model.vocabulary.name}, {count} pictures",
             "seed": run_seed(),
             "sees": model.sees.value,
-            "miou": result["miou"].item(),
-            "pixel_accuracy": result["pixel_accuracy"].item(),
-            "frequency_weighted_iou": result["frequency_weighted_iou"].item(),
-            "mean_score_contrast": None,
+            **{name: counts[name].item() for name in ("miou", "pixel_accuracy", "frequency_weighted_iou")},
             "pictures": count,
             "pictures_per_second": count / seconds,
             "seconds": seconds,
             "protocol": model.protocol.name,
             "protocol_hash": model.protocol.hash,
+            "column_hash": model.protocol.column_hash,
             "protocol_in_words": in_words(model.protocol),
+            "column_in_words": in_words(model.protocol.followed_whole()),
             "data": data.describe(),
             "vocabulary": model.vocabulary.name,
             "vocabulary_hash": model.vocabulary.hash,
             "names": list(model.vocabulary.names),
             "palette": model.vocabulary.palette.tolist(),
             "device": str(model.device),
+            "devices": trainer.world_size,
             "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "fit_seconds": None,
-            "figure": None,
+            "iou": counts["iou"].cpu(),
+            "areas": counts["areas"].cpu(),
+            "panels": dict(self.panels),
         }
-        return Cell(own | environment() | row, result["areas"].cpu(), result["iou"].cpu(), dict(self.panels))
-
-
-def weights_hash(model: Any) -> str:
-    """Of a method's weights alone, without the counts of its metric."""
-    return state_hash({name: value for name, value in model.state_dict().items() if not name.startswith("metric")})
+        return Result(**own | row)
 
 
 class SaveResults(Measure):
@@ -93,19 +92,38 @@ class SaveResults(Measure):
         self._keep(trainer, pl_module, "test", weights=weights_hash(pl_module))
 
     def _keep(self, trainer: Any, model: Any, stage: str, **row: Any) -> None:
-        cell, folder = self.cell(model, trainer.datamodule, **row), run_folder(trainer)  # ask the other processes, so all must
+        # both ask the other processes, so all must
+        result, folder = self.result(model, trainer.datamodule, trainer, **row), run_folder(trainer)
         if not trainer.is_global_zero:
             return
         if stage == "val":
-            cell.row["benchmark"] += " of the validation"
-        panels = panel_images(cell.panels, model.vocabulary)
-        show(trainer, stage, list(zip(cell.row["names"], cell.iou.tolist(), strict=True)), panels)
+            result.benchmark += " of the validation"
+        panels = panel_images(result.panels, model.vocabulary)
+        show(trainer, stage, list(zip(result.names, result.iou.tolist(), strict=True)), panels)
         if stage == "test":
-            print_table(cell)
+            print_table(result)
         if folder:
-            save(folder / stage, cell, panels)
+            save(folder / stage, result, panels)
             if stage == "test":
-                print(f"metrics.json, per_class.csv, panels and cell.safetensors are in {folder / stage}")
+                print(f"metrics.json, per_class.csv, panels and {RESULT}.safetensors are in {folder / stage}")
+
+
+class SaveTraining(Callback):
+    """Writes what a method's training learnt from (``learnt_from.png``) and what it leaves behind (``Segmenter.export``)."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        folder = run_folder(trainer)  # asks the other processes, so all must ask
+        if folder and trainer.is_global_zero and pl_module.figure is not None:
+            with atomic_path(folder / "learnt_from.png") as path:
+                path.write_bytes(pl_module.figure)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        folder = run_folder(trainer)
+        if folder and trainer.is_global_zero:
+            for name, exported in pl_module.export().items():
+                tensors = {key: value.detach().cpu().contiguous() for key, value in exported.tensors.items()}
+                with atomic_path(folder / name) as path:
+                    save_file(tensors, path, exported.texts)
 
 
 def run_folder(trainer: Any) -> Path | None:
@@ -132,35 +150,34 @@ def show(trainer: Any, stage: str, rows: list[tuple[str, float]], panels: dict[i
             logger.experiment.add_text(f"{stage}/iou per class", table, trainer.global_step)
 
 
-def save(folder: Path, cell: Cell, panels: dict[int, Image.Image]) -> None:
-    """``cell.safetensors`` (all there is, for ``zerolabel report``), and for people the rest; the newest replaces the last."""
-    cell.save(folder / CELL)
+def save(folder: Path, result: Result, panels: dict[int, Image.Image]) -> None:
+    """The result (all there is, for ``zerolabel report``), and for people the rest; the newest replaces the last."""
+    result.save(Kept("results", folder, required=True), RESULT)
     with atomic_path(folder / "metrics.json") as path:
-        path.write_text(json.dumps(summary(cell), indent=1))
+        path.write_text(json.dumps(summary(result), indent=1))
     with atomic_path(folder / "per_class.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "iou"])
-        writer.writerows(zip(cell.row["names"], cell.iou.tolist(), strict=True))
+        writer.writerows(zip(result.names, result.iou.tolist(), strict=True))
     for index, panel in panels.items():
         with atomic_path(folder / "panels" / f"{index}.png") as path:
             panel.save(path, format="PNG")
 
 
-def summary(cell: Cell) -> dict[str, Any]:
+def summary(result: Result) -> dict[str, Any]:
     """The numbers of a run without those per class."""
     kept = ("data", "vocabulary", "protocol", "protocol_hash", "pictures", "miou", "pixel_accuracy", "frequency_weighted_iou")
-    return {key: cell.row[key] for key in kept} | {"miou_95": interval_of(cell.draws)}
+    return {key: getattr(result, key) for key in kept} | {"miou_95": interval_of(result.draws)}
 
 
-def print_table(cell: Cell) -> None:
-    row = cell.row
-    table = Table("class", "IoU %", title=f"{row['vocabulary']}, protocol {row['protocol']}", title_style="bold")
-    for name, iou in zip(row["names"], cell.iou.tolist(), strict=True):
+def print_table(result: Result) -> None:
+    table = Table("class", "IoU %", title=f"{result.vocabulary}, protocol {result.protocol}", title_style="bold")
+    for name, iou in zip(result.names, result.iou.tolist(), strict=True):
         table.add_row(name, "absent" if iou != iou else f"{100 * iou:.1f}")
     console = Console()
     console.print(table)
-    low, high = interval_of(cell.draws)
+    low, high = interval_of(result.draws)
     console.print(
-        f"mIoU {100 * row['miou']:.2f} (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
-        f"pixel accuracy {100 * row['pixel_accuracy']:.2f}, {row['pictures']} pictures, protocol {row['protocol_hash']}"
+        f"mIoU {100 * result.miou:.2f} (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
+        f"pixel accuracy {100 * result.pixel_accuracy:.2f}, {result.pictures} pictures, protocol {result.protocol_hash}"
     )

@@ -1,70 +1,34 @@
-"""A cell of the comparison, one method on one benchmark with one seed, and the file it is kept in."""
+"""A result: one method on one benchmark with one seed, all that belongs to the number, and how it is kept."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from common import __version__
-from common.files import ROOT, atomic_path
+from common.files import ROOT
+from common.kept import Kept
 from evaluation.bootstrap import resampled_miou
 
-PACKAGES = ("methods", "datamodules", "backbones", "evaluation")  # whose code a number depends on
-
-
-@dataclass
-class Cell:
-    """One measured number with all that belongs to it: ``row`` for the tables, tensors for intervals and pictures."""
-
-    row: dict[str, Any]
-    areas: Tensor
-    iou: Tensor
-    panels: dict[str, Tensor]
-
-    @cached_property
-    def draws(self) -> Tensor:
-        """Resampled mIoU; once, though the tables are written after every cell."""
-        return resampled_miou(self.areas)
-
-    def save(self, path: Path) -> None:
-        tensors = {"areas": self.areas, "iou": self.iou} | {f"panel/{k}": v for k, v in self.panels.items()}
-        with atomic_path(path) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"row": json.dumps(self.row)})
-
-    @classmethod
-    def load(cls, path: Path) -> Cell | None:
-        """None where there is no cell, or a broken one: it is then computed again."""
-        try:
-            with safe_open(path, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                row = json.loads(file.metadata()["row"])
-        except Exception:  # missing, truncated, foreign: whatever is wrong, the remedy is the same
-            return None
-        panels = {k.removeprefix("panel/"): v for k, v in tensors.items() if k.startswith("panel/")}
-        return cls(row, tensors["areas"], tensors["iou"], panels)
+PACKAGES = ("torch", "lightning", "open_clip_torch", "torchmetrics", "transformers")
 
 
 @cache
-def environment() -> dict[str, str]:
-    """Commit and versions, for every row."""
-    packages = ("torch", "lightning", "open_clip_torch", "torchmetrics", "transformers")
-    versions = {f"version_{name}": version(name) for name in packages}
-    return {"commit": _commit(), "python": platform.python_version()} | versions
+def library_versions() -> dict[str, str]:
+    """Of the libraries that numbers depend on."""
+    return {name: version(name) for name in PACKAGES}
 
 
-def _commit() -> str:
+@cache
+def commit() -> str:
     """Of the checkout; an installed wheel names its version, for a repository around it (its venv's) is another one."""
 
     def git(*arguments: str) -> str:
@@ -77,13 +41,101 @@ def _commit() -> str:
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed
 
 
-@cache
-def code_hash() -> str:
-    """Of all code and settings that can change a number."""
-    files = sorted(f for package in PACKAGES for f in (ROOT / package).rglob("*") if f.suffix in (".py", ".yaml"))
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
+@dataclass(kw_only=True)
+class Result:
+    """One measured number; fractions, not per cent.
+
+    Attributes:
+        sees: what the method's own training saw.
+        mean_score_contrast: of the maps, where it was asked for.
+        seconds: of the test; ``fit_seconds`` of the training, None without one.
+        protocol: name of the preset, ``protocol_hash`` over the rules that the method follows, ``column_hash`` over all of
+            them, ``protocol_in_words`` what the method followed, ``column_in_words`` what the column is about.
+        devices: that shared the training, or the test where nothing was trained; ``images_per_step`` of all of them.
+        weights: hash of the method's weights.
+        key: of all that went into the number, in a comparison.
+        iou: (K,) by class; ``areas`` (N, 3, K) of intersection, predicted and target, by picture.
+        panels: the first pictures, their masks and label maps, under ``INDEX/picture`` and so on.
+        figure: PNG of what training learnt from.
+    """
+
+    method: str
+    benchmark: str
+    seed: int
+    sees: str
+    miou: float
+    pixel_accuracy: float
+    frequency_weighted_iou: float
+    pictures: int
+    pictures_per_second: float
+    seconds: float
+    protocol: str
+    protocol_hash: str
+    column_hash: str
+    protocol_in_words: list[str]
+    column_in_words: list[str]
+    data: str
+    vocabulary: str
+    vocabulary_hash: str
+    names: list[str]
+    palette: list[list[int]]
+    device: str
+    date: str
+    mean_score_contrast: float | None = None
+    fit_seconds: float | None = None
+    devices: int = 1
+    images_per_step: int | None = None
+    weights: str = ""
+    key: str = ""
+    commit: str = field(default_factory=commit)
+    python: str = field(default_factory=platform.python_version)
+    versions: dict[str, str] = field(default_factory=library_versions)
+    iou: Tensor
+    areas: Tensor
+    panels: dict[str, Tensor] = field(default_factory=dict)
+    figure: bytes | None = None
+
+    @cached_property
+    def draws(self) -> Tensor:
+        """Resampled mIoU; once, though the tables are written after every result."""
+        return resampled_miou(self.areas)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What belongs into a table, by column."""
+        left_out = {"names", "palette", "protocol_in_words", "column_in_words", "versions", *TENSORS}
+        row = {name: getattr(self, name) for name in PLAIN if name not in left_out}
+        return row | {f"version_{name}": number for name, number in self.versions.items()}
+
+    def save(self, store: Kept, key: str) -> None:
+        """Keeps it.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        tensors = {"iou": self.iou, "areas": self.areas} | {f"panel/{name}": value for name, value in self.panels.items()}
+        if self.figure is not None:
+            tensors["figure"] = torch.frombuffer(bytearray(self.figure), dtype=torch.uint8)
+        store.write(key, tensors, {name: getattr(self, name) for name in PLAIN})
+
+    @classmethod
+    def load(cls, store: Kept, key: str) -> Result | None:
+        """None where there is none, or one that is damaged or of another version's form: it is then measured again."""
+        entry = store.read(key)
+        if entry is None or set(entry.note) != set(PLAIN):
+            return None
+        tensors = entry.tensors
+        panels = {name.removeprefix("panel/"): value for name, value in tensors.items() if name.startswith("panel/")}
+        figure = tensors["figure"].numpy().tobytes() if "figure" in tensors else None
+        return cls(**entry.note, iou=tensors["iou"], areas=tensors["areas"], panels=panels, figure=figure)
 
 
-def digest(content: Any) -> str:
-    """16 hex digits that stand for plain content: what was kept for other content is not taken for this."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+TENSORS = ("iou", "areas", "panels", "figure")
+PLAIN = tuple(one.name for one in fields(Result) if one.name not in TENSORS)
+
+
+def environment() -> dict[str, str]:
+    """Commit and versions."""
+    return {"commit": commit(), "python": platform.python_version()} | {
+        f"version_{k}": v for k, v in library_versions().items()
+    }

@@ -11,8 +11,9 @@ from typing import Any
 
 from common.arguments import option_pairs
 from common.errors import UserError
-from reporting.recorder import CELL
-from reporting.result import Cell
+from common.kept import Kept
+from reporting.recorder import RESULT
+from reporting.result import Result
 
 Curve = list[tuple[int, float]]  # (step, value)
 
@@ -26,7 +27,7 @@ class Run:
     command: str
     commit: str
     config: str
-    cells: list[Cell]
+    results: list[Result]
     curves: dict[str, Curve]
 
 
@@ -46,31 +47,32 @@ def read_runs(places: list[str]) -> list[Run]:
             raise UserError(f"run folder '{path}' does not exist.")
         found = [run for inner in (folder, *sorted(folder.iterdir())) if inner.is_dir() and (run := _read(inner))]
         if not found:
-            raise UserError(f"'{path}' holds no run: no {CELL}, cells or metrics.csv in it or in a folder of it.")
+            raise UserError(
+                f"'{path}' holds no run: no {RESULT}.safetensors, results or metrics.csv in it or in a folder of it."
+            )
         runs += [_renamed(run, name) if equals else run for run in found]
     return _told_apart(runs)
 
 
 def _read(folder: Path) -> Run | None:
     """None where there is no run."""
-    kept = sorted((folder / "cells").glob("*.safetensors"))
-    files = kept or [file for stage in ("test", "val") if (file := folder / stage / CELL).exists()]
-    cells = [cell for file in files if (cell := Cell.load(file))]
+    compared = Kept("results", folder / "kept", required=True)
+    stores = [(compared, key) for key in compared.keys()]  # noqa: SIM118 (not a dict)
+    of_comparison = bool(stores)
+    stores = stores or [(Kept("results", folder / stage, required=True), RESULT) for stage in ("test", "val")]
+    results = [result for store, key in stores if (result := Result.load(store, key))]
     curves = read_curves(folder / "metrics.csv")
-    if not cells and not curves:
+    if not results and not curves:
         return None
     record: dict[str, Any] = {}
     if (file := folder / "environment.json").exists():
         record = json.loads(file.read_text(encoding="utf-8"))
-    for cell in cells:
-        if cell.row["figure"]:
-            cell.row["figure"] = str((folder / cell.row["figure"]).resolve())
     configs = sorted(folder.glob("config_*.yaml"))
     config = configs[-1].read_text(encoding="utf-8") if configs else ""
     command = record.get("command", [])
-    run = Run(folder, folder.name, shlex.join(command), record.get("commit", ""), config, cells, curves)
+    run = Run(folder, folder.name, shlex.join(command), record.get("commit", ""), config, results, curves)
     name = name_of(command)
-    return _renamed(run, name) if name and not kept else run
+    return _renamed(run, name) if name and not of_comparison else run
 
 
 def read_curves(file: Path) -> dict[str, Curve]:
@@ -96,18 +98,17 @@ def name_of(command: list[str]) -> str:
 
 def _renamed(run: Run, name: str) -> Run:
     run.name = name
-    for cell in run.cells:
-        cell.row["method"] = name
+    for result in run.results:
+        result.method = name
     return run
 
 
 def _told_apart(runs: list[Run]) -> list[Run]:
     taken: set[tuple[Any, ...]] = set()
     for run in runs:
-        for cell in run.cells:
-            row = cell.row
-            key = tuple(row[k] for k in ("method", "benchmark", "protocol_hash", "vocabulary_hash", "seed"))
+        for result in run.results:
+            key = (result.method, result.benchmark, result.column_hash, result.vocabulary_hash, result.seed)
             if key in taken:
-                row["method"] += f" ({run.folder.name})"
+                result.method += f" ({run.folder.name})"
             taken.add(key)
     return runs

@@ -16,7 +16,7 @@ from torch import Tensor
 from common.files import atomic_path
 from evaluation.bootstrap import interval_of, paired_p_value
 from reporting.plan import Comparison
-from reporting.result import Cell
+from reporting.result import Result
 
 ORACLE = "(oracle)"  # ends what a method sees, where that is labels
 SIGNIFICANT = 0.05
@@ -52,7 +52,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Column:
-    """A benchmark under one protocol; two protocols never share a column."""
+    """A benchmark under one protocol; two protocols never share a column.
+
+    ``protocol_hash`` and ``protocol_in_words`` are of all rules; a method may have no use for some (its own hash is in
+    results.csv).
+    """
 
     benchmark: str
     protocol: str
@@ -69,39 +73,38 @@ class Column:
         return next((entry for entry in self.entries if entry.method == method), None)
 
 
-def columns(cells: Iterable[Cell]) -> list[Column]:
-    """Cells as columns, in the order of the plan."""
-    grouped: dict[tuple[str, str, str], dict[str, list[Cell]]] = {}
-    for cell in cells:
-        key = cell.row["benchmark"], cell.row["protocol_hash"], cell.row["vocabulary_hash"]
-        grouped.setdefault(key, {}).setdefault(cell.row["method"], []).append(cell)
-    result = []
+def columns(results: Iterable[Result]) -> list[Column]:
+    """Results as columns, in the order of the plan."""
+    grouped: dict[tuple[str, str, str], dict[str, list[Result]]] = {}
+    for result in results:
+        key = result.benchmark, result.column_hash, result.vocabulary_hash
+        grouped.setdefault(key, {}).setdefault(result.method, []).append(result)
+    found = []
     for methods in grouped.values():
-        row = next(iter(methods.values()))[0].row
+        first = next(iter(methods.values()))[0]
         entries = _with_significance([_entry(seeds) for seeds in methods.values()])
-        fields = {k: row[k] for k in ("benchmark", "protocol", "protocol_hash", "protocol_in_words", "names")}
-        result.append(Column(**fields, entries=entries))
-    return result
+        of_all = (first.benchmark, first.protocol, first.column_hash, first.column_in_words, first.names)
+        found.append(Column(*of_all, entries))
+    return found
 
 
-def _entry(cells: list[Cell]) -> Entry:
-    rows = [cell.row for cell in cells]
-    draws = torch.stack([cell.draws for cell in cells]).mean(0)
+def _entry(results: list[Result]) -> Entry:
+    draws = torch.stack([result.draws for result in results]).mean(0)
     low, high = interval_of(draws)
-    mious = torch.tensor([row["miou"] for row in rows])
-    contrasts: list[Any] = [row.get("mean_score_contrast") for row in rows]
+    mious = torch.tensor([result.miou for result in results])
+    contrasts: list[Any] = [result.mean_score_contrast for result in results]
     return Entry(
-        rows[0]["method"],
-        rows[0]["sees"],
+        results[0].method,
+        results[0].sees,
         mious.mean().item(),
         low,
         high,
-        mious.std().item() if len(rows) > 1 else None,
-        sum(row["pixel_accuracy"] for row in rows) / len(rows),
-        sum(row["pictures_per_second"] for row in rows) / len(rows),
-        torch.stack([cell.iou for cell in cells]).nanmean(0),
+        mious.std().item() if len(results) > 1 else None,
+        sum(result.pixel_accuracy for result in results) / len(results),
+        sum(result.pictures_per_second for result in results) / len(results),
+        torch.stack([result.iou for result in results]).nanmean(0),
         draws,
-        None if None in contrasts else sum(contrasts) / len(rows),
+        None if None in contrasts else sum(contrasts) / len(results),
     )
 
 
@@ -187,18 +190,16 @@ def environment() -> Environment:
     return jinja
 
 
-def write_tables(cells: list[Cell], plan: Comparison, output: Path) -> None:
-    """``results.csv`` (a row per cell), ``per_class.csv``, ``results.md`` and ``results.tex``."""
-    shown = columns(cells)
-    methods = list(dict.fromkeys(cell.row["method"] for cell in cells))
-    left_out = {"names", "palette", "protocol_in_words"}
-    fields = [key for key in cells[0].row if key not in left_out]
-    rows = [{key: cell.row.get(key) for key in fields} for cell in cells]
-    _write(output / "results.csv", _csv(rows, fields))
+def write_tables(results: list[Result], plan: Comparison, output: Path) -> None:
+    """``results.csv`` (a row per result), ``per_class.csv``, ``results.md`` and ``results.tex``."""
+    shown = columns(results)
+    methods = list(dict.fromkeys(result.method for result in results))
+    rows = [result.row for result in results]
+    _write(output / "results.csv", _csv(rows, list(dict.fromkeys(key for row in rows for key in row))))
     per_class = [
-        {"method": c.row["method"], "benchmark": c.row["benchmark"], "seed": c.row["seed"], "class": name, "iou": iou}
-        for c in cells
-        for name, iou in zip(c.row["names"], c.iou.tolist(), strict=True)
+        {"method": r.method, "benchmark": r.benchmark, "seed": r.seed, "class": name, "iou": iou}
+        for r in results
+        for name, iou in zip(r.names, r.iou.tolist(), strict=True)
     ]
     _write(output / "per_class.csv", _csv(per_class, ["method", "benchmark", "seed", "class", "iou"]))
     jinja = environment()

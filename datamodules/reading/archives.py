@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from datamodules.reading.contents import Stamp, file_stamp
 from datamodules.reading.files import Files
 
 OPEN_ARCHIVES = 64  # tar shards and archives whose index is kept
@@ -42,6 +43,9 @@ class Archive(Files):
 
     def read(self, name: str) -> bytes:
         return self.archive.read(self.prefix + name)
+
+    def stamp(self, name: str) -> Stamp:
+        return self.archive.stamp(self.prefix + name)
 
     def path(self, name: str) -> str:
         return f"{self.archive.where}:{self.prefix}{name}"
@@ -76,6 +80,15 @@ class ZipArchive(_Members):
         self.zip = zipfile.ZipFile(file)
         self.members = [info.filename for info in self.zip.infolist() if not info.is_dir()]
 
+    def stamp(self, name: str) -> Stamp:
+        """The entry's own checksum and size."""
+        info = self.zip.NameToInfo.get(name)
+        return (
+            Stamp(f"{name} {info.CRC} {info.file_size}", is_content=True)
+            if info
+            else Stamp(f"{self.where}:{name}", is_content=True)
+        )
+
     def read(self, name: str) -> bytes:
         try:
             return self.zip.read(name)
@@ -94,6 +107,10 @@ class TarArchive(_Members):
             files = [member for member in tar if member.isreg()]
         self.places = {member.name.removeprefix("./"): (member.offset_data, member.size) for member in files}
         self.members = list(self.places)
+
+    def stamp(self, name: str) -> Stamp:
+        """The archive's path, size and times, and the place in it: a tar holds no checksum of what is in it."""
+        return Stamp(f"{file_stamp(self.path).text} {name} {self.places.get(name)}", is_content=name not in self.places)
 
     def read(self, name: str) -> bytes:
         if name not in self.places:

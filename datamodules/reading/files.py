@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from common.files import read_bytes
+from datamodules.reading.contents import Stamp, file_stamp
 
 
 class Files:
@@ -34,6 +35,10 @@ class Files:
             UserError: missing or unreadable.
         """
         return read_bytes(Path(self.where, name))
+
+    def stamp(self, name: str) -> Stamp:
+        """What is known of a file without reading it."""
+        return file_stamp(Path(self.where, name))
 
     def path(self, name: str) -> str:
         """The file's name for people."""

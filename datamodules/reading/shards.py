@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from common.errors import UserError
-from common.files import atomic_path, cache_folder
+from common.kept import Kept, key_of
 from datamodules.reading.archives import OPEN_ARCHIVES, TarArchive, ZipArchive, open_archive
+from datamodules.reading.contents import Stamp, file_stamp
 from datamodules.reading.convert import run_all
 from datamodules.reading.sources import ImageSource, is_picture
 
@@ -52,6 +54,14 @@ class ShardedImages(ImageSource):
         archive, name = self._place(index)
         return archive.read(name)
 
+    def stamp(self, index: int) -> Stamp:
+        archive, name = self._place(index)
+        return archive.stamp(name)
+
+    @property
+    def place(self) -> str:
+        return self.paths[0]
+
     def caption(self, index: int) -> str:
         archive, name = self._place(index)
         folder, _, file = name.rpartition("/")
@@ -71,14 +81,13 @@ def count_pictures(paths: list[str]) -> list[int]:
     """Pictures in each shard; see :class:`ShardedImages`."""
     counts = [stated_count(path) for path in paths]
     unknown = [path for path, count in zip(paths, counts, strict=True) if count is None]
-    keys = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path in unknown for stat in [Path(path).stat()]]
-    kept = cache_folder("shards", hashlib.sha256("\n".join(keys).encode()).hexdigest()[:12] + ".json")
-    listed: list[int] = json.loads(kept.read_text()) if kept.is_file() else []
-    if unknown and not listed:
-        listed = run_all(unknown, lambda path: len(pictures_in(open_archive(path))), "listing shards")
-        with atomic_path(kept) as file:
-            file.write_text(json.dumps(listed))
-    rest = iter(listed)
+    key = key_of(shards=[file_stamp(path).text for path in unknown])
+
+    def listed() -> dict[str, Tensor]:
+        return {"counts": torch.tensor(run_all(unknown, lambda path: len(pictures_in(open_archive(path))), "listing shards"))}
+
+    found = Kept("shards").tensors(key, listed)["counts"].tolist() if unknown else []
+    rest = iter(found)
     return [next(rest) if count is None else count for count in counts]
 
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from common.files import read_bytes
 from common.images import SUFFIXES
+from common.records import Contents
+from datamodules.reading.contents import Stamp, contents, file_stamp
 
 LABEL_FOLDER = re.compile(r"Segmentation(Class|Object).*|annotations|stuffthingmaps.*|panoptic_.*|labels|masks|gtFine")
 
@@ -41,6 +43,19 @@ class ImageSource(ABC):
     @abstractmethod
     def read(self, index: int) -> bytes:
         """The picture's file content."""
+
+    @abstractmethod
+    def stamp(self, index: int) -> Stamp:
+        """What is known of a picture's file without reading it."""
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where the pictures lie."""
+
+    def contents(self) -> Contents:
+        """(N, 16) digests of the pictures' files."""
+        return contents(self.place, (self.stamp(i) for i in range(len(self))), self.read)
 
     @abstractmethod
     def caption(self, index: int) -> str:
@@ -80,6 +95,13 @@ class ListedImages(ImageSource):
 
     def read(self, index: int) -> bytes:
         return read_bytes(self.name(index))
+
+    def stamp(self, index: int) -> Stamp:
+        return file_stamp(self.name(index))
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
 
     def caption(self, index: int) -> str:
         return next(iter(self._columns(index)[1:]), "")

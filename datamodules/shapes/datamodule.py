@@ -9,8 +9,11 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from common.batch import Item
+from common.code import code_of
 from common.randomness import run_seed
-from datamodules.base import DataModule
+from common.records import Contents
+from datamodules.base import Benchmark, DataModule
+from datamodules.reading.contents import numbered
 from datamodules.sampling import TrainingLoader
 from datamodules.shapes import world
 from datamodules.shapes.questions import ask
@@ -40,7 +43,6 @@ class Shapes(DataModule):
     """
 
     label_spaces = ("shapes13", "shapes12", "shapes16", "shapes_open")
-    tag_names: ClassVar = list(world.WORLD_NAMES)  # of the fields ``visible`` and ``said``
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class Shapes(DataModule):
         self.seed, self.pictures, self.train_pictures = seed, pictures, train_pictures
         self.train, self.train_batch_size = train, train_batch_size
 
-    def benchmark(self, split: str) -> Dataset[Item]:
+    def benchmark(self, split: str) -> Benchmark:
         return ShapesBenchmark(self, split)
 
     def train_dataloader(self) -> TrainingLoader:
@@ -68,7 +70,7 @@ class Shapes(DataModule):
         return TrainingLoader(dataset, self.train_batch_size, run_seed(), self.num_workers, collate_fn=collate)
 
 
-class ShapesBenchmark(Dataset[Item]):
+class ShapesBenchmark(Benchmark):
     """Labelled pictures of four sizes, whole scenes."""
 
     def __init__(self, data: Shapes, split: str) -> None:
@@ -78,6 +80,10 @@ class ShapesBenchmark(Dataset[Item]):
 
     def __len__(self) -> int:
         return self.data.pictures
+
+    def content(self) -> str:
+        """Nothing: the pictures follow from the options and the code."""
+        return ""
 
     def __getitem__(self, index: int) -> Item:
         rng = world.random_source(self.data.seed, self.split, index)
@@ -96,14 +102,20 @@ class ShapesPictures(Dataset[dict[str, Any]]):
     Indexed by (epoch, index) as all training pictures are; a picture is the same in every epoch.
     """
 
+    tag_names: ClassVar = list(world.WORLD_NAMES)  # of the fields ``visible`` and ``said``
+
     def __init__(self, data: Shapes) -> None:
         self.data = data
 
     def __len__(self) -> int:
         return self.data.train_pictures
 
-    def name(self, index: int) -> str:
-        return f"shapes-{self.data.seed}-train-{index:06d}"
+    def contents(self) -> Contents:
+        """Of pictures that are drawn and not read."""
+        return numbered(f"shapes {self.data.seed}", len(self))
+
+    def rendering(self) -> dict[str, Any]:
+        return {"size": TRAIN_SIZE, "code": code_of(world)}
 
     def _scene(self, index: int) -> tuple[world.Scene, np.random.Generator]:
         rng = world.random_source(self.data.seed, "train", index)

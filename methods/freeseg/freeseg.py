@@ -10,10 +10,7 @@ the alternatives in config, and no absolute number of the paper is known. Shapes
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,22 +18,22 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from backbones.attention import RuleName, rule_named
+from backbones.attention import RuleName
 from backbones.segformer import SegFormer
+from common.batch import to_unit
+from common.code import code_of
 from common.errors import UserError, known
-from common.files import cache_folder
 from common.randomness import run_seed
 from common.weights import state_hash
 from methods.dense_clip import DenseCLIP
-from methods.freeseg.mined_masks import MinedMasks
+from methods.freeseg.mined_masks import MaskStatistics, decode, encode, statistics_of
 from methods.freeseg.mining import IGNORED, MiningRules, PartialMask, mine
 from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy
 from methods.freeseg.preview import MinedPicture, mining_preview
-from methods.freeseg.similarity import itsm, signed
+from methods.freeseg.similarity import SimilarityMaker, itsm, signed
 from methods.optim import adamw, warmup_cosine, with_step_schedule
+from methods.per_image import PerImage, StillImages
 from methods.supervision import Supervision
-from methods.training_free import feature_surgery
-from methods.zeroseg.view_cache import refuse_changing
 
 
 class FreeSeg(DenseCLIP):
@@ -46,7 +43,7 @@ class FreeSeg(DenseCLIP):
         mining: rules of the partial label and the partial pixel, see :class:`methods.freeseg.mining.MiningRules`.
         scales: sizes of the picture that the map is averaged over, mirrored ones included.
         iclip: projection that :class:`methods.ICLIP` wrote; null for CLIP's own.
-        masks: folder of the mined masks; ``auto`` for one of its own in the cache, null to mine at every step.
+        masks: folder of the mined masks; ``auto`` for the cache, null to mine at every step.
         network: ``segformer_embedded`` or ``segformer_b0``.
         network_weights: of its encoder, ``nvidia/mit-b0`` or a folder.
         network_revision: commit of its repository.
@@ -90,7 +87,7 @@ class FreeSeg(DenseCLIP):
         self.guard, self.guard_at, self.seed = guard, guard_at, run_seed()
         self.masks, self.augment, self.network_name = masks, augment, network
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.projection = None if iclip is None else _projection(iclip)
+        self.register_buffer("projection", None if iclip is None else _projection(iclip))
         self.sees = Supervision.PICTURES if iclip is None else Supervision.CAPTIONS  # which ICLIP has seen
         channels = int(self.backbone.visual.output_dim)
         self.closed = closed_outputs or None
@@ -99,7 +96,9 @@ class FreeSeg(DenseCLIP):
             self.logit_scale = nn.Parameter(torch.tensor(40.0).log())
             if self.mining.background is not None:
                 self.background = nn.Parameter(torch.randn(1, channels) * channels**-0.5)
-        self.mined: MinedMasks | None = None
+        self.mined: PerImage | None = None
+
+    projection: Tensor | None
 
     # What is asked -----------------------------------------------------------------------------------------------
 
@@ -134,46 +133,22 @@ class FreeSeg(DenseCLIP):
 
     # Mining ------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def similarity(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Image-level cosines (B, Q) by CLIP itself, and the map's (B, Q, h, w), mean over scales and mirrored pictures."""
-        total, pooled = None, None
-        for scale in self.scales:
-            size = [round(scale * side) for side in images.shape[2:]]
-            sized = F.interpolate(images, size, mode="bicubic", antialias=True) if scale != 1 else images
-            both, dense = self.backbone.tokens(
-                torch.cat([sized, sized.flip(3)]), self.rule_name, "bicubic", pooled=True, projection=self.projection
-            )
-            assert both is not None
-            scores = torch.einsum("bchw,qc->bqhw", dense, self.text_QC)
-            if rule_named(self.rule_name).surgery:
-                scores = feature_surgery(scores, both @ self.text_QC.T)
-            straight, mirrored = scores.chunk(2)
-            found = straight + mirrored.flip(3)
-            if total is None or pooled is None:
-                total, pooled = found, both.chunk(2)[0]
-            else:
-                total = total + F.interpolate(found, total.shape[2:], mode="bilinear", align_corners=False)
-        assert total is not None
-        assert pooled is not None
-        return pooled @ self.text_QC.T, total / (2 * len(self.scales))
+    @property
+    def similarity(self) -> SimilarityMaker:
+        """Images -> image-level cosines (B, Q) and the map's (B, Q, h, w)."""
+        return SimilarityMaker(self.backbone, self.text_QC, self.rule_name, tuple(self.scales), self.projection)
 
     def mine(self, images: Tensor) -> list[PartialMask]:
-        """Masks of pictures (B, 3, H, W), uint8 or in [0, 1], by the words that are asked."""
-        images = images.to(self.device)
-        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        """Masks of images (B, 3, H, W), uint8 or in [0, 1], by the words that are asked."""
+        images = to_unit(images.to(self.device))
         cosines, similarity = self.similarity(images)
         probability = (cosines * self.backbone.clip.logit_scale.exp()).softmax(1)
         return mine(similarity, probability, images, self.mining)
 
-    def on_fit_start(self) -> None:
-        """Mines the masks of all training pictures, where they are kept."""
+    def prepare_fit(self, images: StillImages, workers: int) -> None:
+        """Mines the masks of all training images, where they are kept."""
         if self.masks is None:
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        loader = self.trainer.train_dataloader
-        pictures = (data.train_dataloader() if loader is None else loader).dataset
-        refuse_changing(pictures, "masks", "--model.masks")
         projection = {} if self.projection is None else {"projection": self.projection}
         settings = {
             "words": self.words,
@@ -181,42 +156,43 @@ class FreeSeg(DenseCLIP):
             "text": state_hash({"text": self.text_QC}),
             "map": {"rule": self.rule_name, "scales": self.scales},
             "rules": asdict(self.mining),
-            "pictures": [getattr(pictures, "crop", "whole"), getattr(pictures, "size", 0)],
+            "code": code_of(SimilarityMaker, mine),
         }
-        folder = Path(self.masks)
-        if self.masks == "auto":
-            folder = cache_folder("masks", hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12])
-        self.mined = MinedMasks(folder, settings, self.vocabulary.palette[self.class_of_word.cpu().numpy()])
-        found = self.mined.fill(pictures, self.mine, data.num_workers, self.trainer.strategy.barrier)
+        masks = PerImage("masks", self.masks, settings, images, "--model.masks")
+        if masks.fill(lambda some: [encode(mask) for mask in self.mine(some)], workers):
+            self.mined = masks
+            self._report(statistics_of(masks, self.words))
+        self.figure = self._preview(images)
+
+    def _report(self, found: MaskStatistics) -> None:
+        """Says what was mined.
+
+        Raises:
+            UserError: nothing.
+        """
         if self.trainer.is_global_zero:
-            self.figure = folder / "preview.png"
-            self._preview(pictures, self.figure)
-            missed = f"; never found: {', '.join(found['never found'])}" if found["never found"] else ""
-            print(f"mined masks: {found['labelled share']:.0%} of the pixels labelled{missed}; in '{folder}'", flush=True)
-        if found["labelled share"] == 0:
+            missed = f"; never found: {', '.join(found.never_found)}" if found.never_found else ""
+            print(f"mined masks: {found.labelled_share:.0%} of the pixels labelled{missed}", flush=True)
+        if found.labelled_share == 0:
             raise UserError(f"no pixel of any picture was labelled with {self.mining}. Lower foreground, margin or positive.")
 
-    def _preview(self, pictures: Any, path: Path, count: int = 6) -> None:
-        """A figure of the first pictures, the maps of their classes and their masks."""
+    def _preview(self, images: StillImages, count: int = 6) -> bytes:
+        """A figure of the first images, the maps of their classes and their masks."""
         rows = []
-        for index in range(min(count, len(pictures))):
-            image = pictures[0, index]["image"]
+        for index in range(min(count, len(images))):
+            image = images[0, index]["image"]
             _, similarity = self.similarity(image[None].to(self.device) / 255)
             maps = signed(itsm(similarity), self.mining.sign)[0].float().cpu().numpy()
             (mined,) = self.mine(image[None])
             named = {self.words[q]: maps[q] for q in mined.labels.unique().tolist() if q < len(self.words)}
             rows.append(MinedPicture(image.permute(1, 2, 0).numpy(), named, mined.labels.cpu().numpy()))
-        mining_preview(rows, self.vocabulary.palette[self.class_of_word.cpu().numpy()], path)
+        return mining_preview(rows, self.vocabulary.palette[self.class_of_word.cpu().numpy()])
 
     # Training ----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]
-        if self.mined is None:
-            mined = self.mine(images)
-        else:
-            pictures: Any = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
-            mined = [self.mined.read(pictures.name(int(index))) for index in batch["index"]]
+        mined = self.mine(images) if self.mined is None else self._kept(self.mined, batch["index"].tolist(), images)
         labels = torch.stack([one.labels for one in mined]).to(self.device)
         active = torch.stack([one.active for one in mined]).to(self.device)
         if self.augment:
@@ -226,6 +202,10 @@ class FreeSeg(DenseCLIP):
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/labelled", (labels != IGNORED).float().mean())
         return loss
+
+    def _kept(self, masks: PerImage, indices: list[int], images: Tensor) -> list[PartialMask]:
+        contents = masks.read(indices, lambda missing: [encode(mask) for mask in self.mine(images[missing])])
+        return [decode(content) for content in contents]
 
     def configure_optimizers(self) -> Any:
         total = int(self.trainer.estimated_stepping_batches)

@@ -12,17 +12,15 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backbones.attention import RuleName
-from common.files import atomic_path
 from methods.dense_clip import DenseCLIP
 from methods.freeseg.pooling import Pooling, attended, pool
 from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw, warmup_cosine, with_step_schedule
+from methods.segmenter import Exported
 from methods.supervision import Supervision
-from reporting.recorder import run_folder
 
 
 class ICLIP(DenseCLIP):
@@ -109,9 +107,6 @@ class ICLIP(DenseCLIP):
         optimizer = adamw(self, self.learning_rate, self.weight_decay, (0.9, 0.999))
         return with_step_schedule(optimizer, lambda step: warmup_cosine(step, 0, total))
 
-    def on_train_end(self) -> None:
-        """Writes the projection, for ``FreeSeg --model.iclip``."""
-        folder = run_folder(self.trainer)  # asks the other processes, so all must ask
-        if self.trainer.is_global_zero and folder:
-            with atomic_path(folder / "iclip.safetensors") as path:
-                save_file({"projection": self.projection.detach().cpu().contiguous()}, path)
+    def export(self) -> dict[str, Exported]:
+        """The projection, for ``FreeSeg --model.iclip``."""
+        return {"iclip.safetensors": Exported({"projection": self.projection})}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from common.drawing import blend
-from common.files import atomic_path
 
 SHOWN = 4  # maps of a picture
 
@@ -24,12 +23,10 @@ class MinedPicture:
     labels: NDArray[np.uint8]
 
 
-def mining_preview(rows: list[MinedPicture], palette: NDArray[np.uint8], path: Path) -> None:
-    """Writes the figure; unsure pixels are white, colours are the classes'."""
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(len(rows), SHOWN + 2, figsize=(2 * (SHOWN + 2), 2.1 * len(rows)), squeeze=False)
+def mining_preview(rows: list[MinedPicture], palette: NDArray[np.uint8]) -> bytes:
+    """The figure as a PNG; unsure pixels are white, colours are the classes'."""
+    figure = Figure(figsize=(2 * (SHOWN + 2), 2.1 * len(rows)), layout="tight")
+    axes = figure.subplots(len(rows), SHOWN + 2, squeeze=False)
     for row, found in zip(axes, rows, strict=True):
         for axis in row:
             axis.axis("off")
@@ -40,7 +37,6 @@ def mining_preview(rows: list[MinedPicture], palette: NDArray[np.uint8], path: P
         row[-1].imshow(blend(found.image, found.labels, palette))
     axes[0][0].set_title("picture", fontsize=8)
     axes[0][-1].set_title("mined", fontsize=8)
-    figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    pyplot.close(figure)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110, format="png")
+    return file.getvalue()

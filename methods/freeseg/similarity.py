@@ -7,12 +7,65 @@ map is often *inverted*, low on the object and high around it (ICLIP, section 1)
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from backbones.attention import RuleName, rule_named
+from backbones.clip import CLIP
+from backbones.feature_surgery import feature_surgery
+
 Sign = Literal["raw", "reversed", "auto"]
+
+
+@dataclass(frozen=True)
+class SimilarityMaker:
+    """Cosines of patches and words by a CLIP.
+
+    Attributes:
+        clip: the model.
+        text: (Q, C) unit embeddings of the words.
+        rule: attention rule of the dense tokens.
+        scales: sizes of the picture that the map is averaged over, mirrored ones included.
+        projection: (D, C) of the dense tokens, in the place of CLIP's own (ICLIP).
+    """
+
+    clip: CLIP
+    text: Tensor
+    rule: RuleName
+    scales: tuple[float, ...]
+    projection: Tensor | None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Image-level cosines (B, Q) by CLIP itself, and the map's (B, Q, h, w), of images (B, 3, H, W) in [0, 1]."""
+        total, pooled = None, None
+        for scale in self.scales:
+            size = [round(scale * side) for side in images.shape[2:]]
+            sized = F.interpolate(images, size, mode="bicubic", antialias=True) if scale != 1 else images
+            both, found = self._both_ways(sized)
+            if total is None or pooled is None:
+                total, pooled = found, both
+            else:
+                total = total + F.interpolate(found, total.shape[2:], mode="bilinear", align_corners=False)
+        assert total is not None
+        assert pooled is not None
+        return pooled @ self.text.T, total / (2 * len(self.scales))
+
+    def _both_ways(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Image embeddings (B, C), and the cosines of the images and of their mirrored copies, added up."""
+        both, dense = self.clip.tokens(
+            torch.cat([images, images.flip(3)]), self.rule, "bicubic", pooled=True, projection=self.projection
+        )
+        assert both is not None
+        scores = torch.einsum("bchw,qc->bqhw", dense, self.text)
+        if rule_named(self.rule).surgery:
+            scores = feature_surgery(scores, both @ self.text.T)
+        straight, mirrored = scores.chunk(2)
+        return both.chunk(2)[0], straight + mirrored.flip(3)
 
 
 def itsm(similarity: Tensor) -> Tensor:

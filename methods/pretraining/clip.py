@@ -17,16 +17,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backbones.attention import RuleName
-from common.files import atomic_path
 from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw_in_two_phases
+from methods.segmenter import Exported
 from methods.supervision import Supervision
 from methods.training_free import TrainingFree
-from reporting.recorder import run_folder
 
 
 class CaptionPretraining(TrainingFree):
@@ -89,10 +87,6 @@ class CaptionPretraining(TrainingFree):
         self.use_vocabulary(self.vocabulary)
         super().on_validation_epoch_start()
 
-    def on_train_end(self) -> None:
-        """Writes the weights in half precision, as they are shipped."""
-        folder = run_folder(self.trainer)  # asks the other processes, so all must ask
-        if self.trainer.is_global_zero and folder:
-            weights = {k: v.detach().half().cpu().contiguous() for k, v in self.backbone.clip.state_dict().items()}
-            with atomic_path(folder / "clip.safetensors") as path:
-                save_file(weights, path)
+    def export(self) -> dict[str, Exported]:
+        """The weights in half precision, as they are shipped."""
+        return {"clip.safetensors": Exported({name: value.half() for name, value in self.backbone.clip.state_dict().items()})}

@@ -15,17 +15,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backbones.ofa.config import BOS, EOS, PAD
 from backbones.ofa.loading import find_weights, read_weights
 from common.errors import UserError
-from common.files import atomic_path
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.optim import adamw_in_two_phases
+from methods.segmenter import Exported
 from methods.supervision import Supervision
-from reporting.recorder import run_folder
 
 
 class OFAPretraining(OFASegmenter):
@@ -60,6 +58,7 @@ class OFAPretraining(OFASegmenter):
         self.tag_head = nn.Linear(self.ofa.encoder.embed_images.channels, tags)
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.tagging_steps = tagging_steps if trunk is None else 0
+        self.tag_names: list[str] = []
         if trunk is not None:
             self._take_trunk(find_weights(trunk))
 
@@ -112,16 +111,16 @@ class OFAPretraining(OFASegmenter):
         self.use_vocabulary(self.vocabulary)
         super().on_validation_epoch_start()
 
-    def on_train_end(self) -> None:
-        """Writes the weights in half precision, as they are shipped."""
-        folder = run_folder(self.trainer)  # asks the other processes, so all must ask
-        if self.trainer.is_global_zero and folder:
-            weights = {k: v for k, v in self.ofa.state_dict().items() if not k.endswith("num_batches_tracked")}
-            weights |= {f"tag_head.{k}": v for k, v in self.tag_head.state_dict().items()}
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            named = {"tags": json.dumps(data.tag_names)}
-            with atomic_path(folder / "ofa.safetensors") as path:
-                save_file({k: v.detach().half().cpu().contiguous() for k, v in weights.items()}, path, named)
+    def prepare_fit(self, images: Any, workers: int) -> None:
+        """Remembers what the tagging head's outputs are called."""
+        self.tag_names = images.tag_names
+
+    def export(self) -> dict[str, Exported]:
+        """The weights in half precision, as they are shipped."""
+        weights = {k: v for k, v in self.ofa.state_dict().items() if not k.endswith("num_batches_tracked")}
+        weights |= {f"tag_head.{k}": v for k, v in self.tag_head.state_dict().items()}
+        halves = {name: value.half() for name, value in weights.items()}
+        return {"ofa.safetensors": Exported(halves, {"tags": json.dumps(self.tag_names)})}
 
 
 def _batch_counts(trunk: nn.Module) -> dict[str, Tensor]:

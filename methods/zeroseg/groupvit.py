@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import GroupViTConfig, GroupViTModel
 from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
 
+from backbones.clip import join_templates
 from common.errors import UserError
-from methods.dense_clip import embed_words, join_templates
+from methods.dense_clip import embed_words
 from methods.supervision import Supervision
 from methods.zeroseg.segment_tokens import SegmentTokens
 from methods.zeroseg.token_segmenter import TokenSegmenter

@@ -8,7 +8,8 @@ marked INFERRED, and what departs from it DEVIATION. Shapes: B pictures, n views
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -17,21 +18,22 @@ from torch import Tensor
 
 from backbones.clip import CLIP, EMBEDDED
 from backbones.mae import MAE
+from common.code import code_of
 from common.errors import UserError
-from common.files import cache_folder
 from common.randomness import ImageNoise, run_seed
 from common.weights import state_hash
 from methods.dense_clip import embed_words
 from methods.optim import adamw, warmup_cosine, with_step_schedule
+from methods.per_image import PerImage, StillImages, array_bytes, bytes_array
 from methods.supervision import Supervision
 from methods.zeroseg.grouping import GroupingRules, SegmentationHead, mlp
 from methods.zeroseg.segment_tokens import SegmentTokens
 from methods.zeroseg.token_segmenter import TokenSegmenter
-from methods.zeroseg.view_cache import ViewCache, refuse_changing
 from methods.zeroseg.views import embed_views, view_count
 
 FeatureNorm = Literal["none", "teacher", "both", "standardised"]
 Reduction = Literal["mean", "sum"]
+STANDARDISED_OVER = 1024  # pictures
 LR_BATCH = 256  # pictures that the learning rate is given for (MAE's rule)
 
 
@@ -67,7 +69,7 @@ class ZeroSeg(TokenSegmenter):
         clip: the teacher, an open_clip model.
         pretrained: its weights.
         revision: commit of an ``hf-hub:`` teacher.
-        cache: folder of the views' embeddings; ``auto`` for one of its own in the cache, null to embed them at every step.
+        cache: folder of the views' embeddings; ``auto`` for the cache, null to embed them at every step.
         seed: of masks and assignments, with the step and the picture; default: the run's (``--seed_everything``).
         options: as of :class:`methods.segmenter.Segmenter`.
     """
@@ -131,7 +133,7 @@ class ZeroSeg(TokenSegmenter):
             )
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_std", torch.ones(channels))
-        self.views: ViewCache | None = None
+        self.views: PerImage | None = None
 
     feature_mean: Tensor
     feature_std: Tensor
@@ -187,9 +189,16 @@ class ZeroSeg(TokenSegmenter):
 
     def _targets(self, batch: dict[str, Any]) -> Tensor:
         """The teacher's views (B, n, C) as ``feature_norm`` says."""
-        cached = self.views
-        views = self._embed(batch["image"]) if cached is None else cached[batch["index"]].to(self.device)
-        return self._normalised(views.float())
+        images: Tensor = batch["image"]
+        if self.views is None:
+            return self._normalised(self._embed(images).float())
+        kept = self._kept(self.views, batch["index"].tolist(), lambda missing: images[missing])
+        return self._normalised(kept.to(self.device))
+
+    def _kept(self, views: PerImage, indices: list[int], image: Callable[[list[int]], Tensor]) -> Tensor:
+        """Views (B, n, C) float32 of some training images; ``image`` gives those, by position, that must be embedded again."""
+        contents = views.read(indices, lambda missing: array_bytes(self._embed(image(missing))))
+        return torch.from_numpy(bytes_array(contents, self.views_shape)).float()
 
     def _normalised(self, views: Tensor) -> Tensor:
         if self.feature_norm == "none":
@@ -201,45 +210,32 @@ class ZeroSeg(TokenSegmenter):
         images = images.to(self.device)
         return embed_views(self.teacher, images / 255 if images.dtype == torch.uint8 else images, self.grids)
 
-    def on_fit_start(self) -> None:
+    @property
+    def views_shape(self) -> tuple[int, int]:
+        """(n, C) of an image's views."""
+        return view_count(self.grids), int(self.teacher.visual.output_dim)
+
+    def prepare_fit(self, images: StillImages, workers: int) -> None:
         """Fills the cache of views, and measures the teacher's features where they are standardised."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        loader = self.trainer.train_dataloader
-        if loader is None:
-            loader = data.train_dataloader()
-        pictures, workers = loader.dataset, data.num_workers
         if self.cache is not None:
-            self.views = self._cached(pictures, workers)
+            weights = state_hash(self.teacher.visual.state_dict())
+            settings = {"teacher": weights, "grids": self.grids, "code": code_of(embed_views)}
+            views = PerImage("views", self.cache, settings, images, "--model.cache")
+            kept = views.fill(lambda some: array_bytes(self._embed(some)), workers, 2 * math.prod(self.views_shape))
+            self.views = views if kept else None
         if self.feature_norm == "standardised":
-            some = range(min(1024, len(pictures)))
+            some = range(min(STANDARDISED_OVER, len(images)))
             if self.views is not None:
-                views = self.views[torch.tensor(some)]
+                found = self._kept(self.views, [*some], lambda missing: torch.stack([images[0, i]["image"] for i in missing]))
             else:
-                views = torch.cat([self._embed(pictures[0, i]["image"][None]).cpu() for i in some])
-            unit = F.normalize(views.flatten(0, 1), dim=-1)
+                found = torch.cat([self._embed(images[0, i]["image"][None]).cpu() for i in some])
+            unit = F.normalize(found.flatten(0, 1), dim=-1)
             self.feature_mean.copy_(unit.mean(0))
             self.feature_std.copy_(unit.std(0))
 
-    def _cached(self, pictures: Any, workers: int) -> ViewCache:
-        refuse_changing(pictures, "views", "--model.cache")
-        settings: dict[str, Any] = {
-            "teacher": state_hash(self.teacher.visual.state_dict()),
-            "grids": self.grids,
-            "pictures": [getattr(pictures, "crop", "whole"), getattr(pictures, "size", 0)],
-        }
-        folder = Path(self.cache or "")
-        if self.cache == "auto":
-            named = "-".join([settings["teacher"], *map(str, self.grids), *map(str, settings["pictures"])])
-            folder = cache_folder("views", named)
-        views = ViewCache(folder, settings, (view_count(self.grids), int(self.teacher.visual.output_dim)))
-        views.fill(pictures, self._embed, workers, self.trainer.strategy.barrier)
-        return views
-
     def configure_optimizers(self) -> Any:
         total = int(self.trainer.estimated_stepping_batches)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        together = data.train_batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        optimizer = adamw(self, self.learning_rate * together / LR_BATCH, self.weight_decay, (0.9, 0.95))
+        optimizer = adamw(self, self.learning_rate * self.images_per_step / LR_BATCH, self.weight_decay, (0.9, 0.95))
         warmup = int(self.warmup_share * total)
 
         def factor(step: int) -> float:

@@ -1,0 +1,23 @@
+"""The square that is cut out of a training picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+CROPS = ("centre", "random", "none")
+
+
+def cut(picture: Tensor, crop: str, size: int, seed: list[int]) -> Tensor:
+    """(3, H, W) uint8 -> (3, size, size) uint8, or unchanged without a crop; resized bicubically with antialiasing."""
+    if crop == "none":
+        return picture
+    bicubic: dict[str, Any] = {"interpolation": v2.InterpolationMode.BICUBIC, "antialias": True}
+    if crop == "centre":
+        return v2.Compose([v2.Resize(size, **bicubic), v2.CenterCrop(size)])(picture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash(tuple(seed)))  # of integers: the same in every process
+        return v2.Compose([v2.RandomResizedCrop(size, scale=(0.25, 1.0), **bicubic), v2.RandomHorizontalFlip()])(picture)

@@ -1,0 +1,131 @@
+"""What a method makes of every training image once, and keeps: views' embeddings, mined masks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from common.distributed import barrier, rank_and_world
+from common.errors import UserError
+from common.kept import Kept, key_of
+from common.records import Contents, Records, shards_of
+
+READ_AT_ONCE = 64
+
+
+class StillImages(Protocol):
+    """A data set of (epoch, index) whose images are the same in every epoch and of one size."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]: ...
+
+    def contents(self) -> Contents:
+        """(N, 16) digests of what the images' files hold."""
+
+    def rendering(self) -> dict[str, Any]:
+        """How files become images, plainly: crop, size, code.
+
+        Raises:
+            UserError: they change from epoch to epoch, or are of several sizes.
+        """
+
+
+class PerImage:
+    """A content of every image, found by what the image holds.
+
+    Args:
+        kind: what is kept, for people: names the folder in the cache, and the progress bar.
+        folder: ``auto`` for the cache, or the user's own.
+        settings: all that a content depends on besides the image's file.
+        images: what it is of.
+        option: of the command line, that names the folder.
+    """
+
+    def __init__(self, kind: str, folder: str, settings: dict[str, Any], images: StillImages, option: str) -> None:
+        self.option = option
+        store = Kept(kind, folder, required=folder != "auto")
+        self.images, self.key = images, key_of(**settings, rendering=images.rendering())
+        self.records = Records(store, self.key, images.contents())
+
+    @property
+    def store(self) -> Kept:
+        return self.records.store
+
+    def fill(self, make: Callable[[Tensor], list[bytes]], workers: int, size: int = 0) -> bool:
+        """Makes what is missing, shared among the processes; returns whether it could be kept.
+
+        Args:
+            make: images (B, 3, S, S) uint8 -> a content each.
+            workers: loader processes.
+            size: bytes of a content, where all have the same, so that a disk that is too small is known beforehand.
+
+        Raises:
+            UserError: they do not fit on the disk.
+        """
+        missing = self.records.missing()
+        if not self.store.writable():
+            return False
+        self._check_space(len(missing) * size)
+        barrier()  # every process has looked before the first writes
+        rank, world = rank_and_world()
+        shards = list(shards_of(missing))[rank::world]
+        with Progress(disable=rank != 0 or not len(missing)) as progress:
+            task = progress.add_task(self.store.kind, total=sum(len(shard) for shard in shards))
+            for shard in shards:
+                made: list[bytes] = []
+                for images in image_batches(self.images, shard.tolist(), workers):
+                    made += make(images)
+                    progress.advance(task, len(images))
+                self.records.write(shard, made)
+        barrier()
+        self.records.refresh()
+        return True
+
+    def read(self, indices: Sequence[int], make: Callable[[list[int]], list[bytes]]) -> list[bytes]:
+        """The contents of some images; ``make`` makes those again, by their position, that are damaged or gone."""
+        found = [self.records[index] for index in indices]
+        missing = [i for i, content in enumerate(found) if content is None]
+        for i, content in zip(missing, make(missing) if missing else [], strict=True):
+            found[i] = content
+        return [content for content in found if content is not None]
+
+    def _check_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self.store.folder).free
+        if needed > free:
+            raise UserError(
+                f"the {self.store.kind} need {needed / 1e9:.1f} GB, '{self.store.folder}' has {free / 1e9:.1f} GB left. Give a "
+                f"{self.option} folder on a larger disk, or {self.option} null to make them anew at every step."
+            )
+
+
+class _Chosen(Dataset[Tensor]):
+    def __init__(self, images: StillImages, chosen: Sequence[int]) -> None:
+        self.images, self.chosen = images, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, i: int) -> Tensor:
+        image: Tensor = self.images[0, int(self.chosen[i])]["image"]
+        return image
+
+
+def image_batches(images: StillImages, chosen: Sequence[int], workers: int) -> Iterator[Tensor]:
+    """Some images in order, as batches (B, 3, S, S) uint8."""
+    yield from DataLoader(_Chosen(images, chosen), READ_AT_ONCE, num_workers=workers)
+
+
+def array_bytes(arrays: Tensor) -> list[bytes]:
+    """One content per row of float32 (B, ...), in half precision."""
+    return [row.tobytes() for row in arrays.half().cpu().numpy()]
+
+
+def bytes_array(contents: list[bytes], shape: tuple[int, ...]) -> np.ndarray:
+    """(B, *shape) float16 of what :func:`array_bytes` made."""
+    return np.stack([np.frombuffer(content, np.float16).reshape(shape) for content in contents])
