@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
@@ -13,6 +14,14 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+QUIET: dict[str, Any] = {  # options of a trainer that says and writes nothing
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "limit_val_batches": 0,
+}
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared, the project's reference files")
 
 

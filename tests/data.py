@@ -20,9 +20,9 @@ COCO_NAMES = ["000000000139", "000000000285", "000000000632"]
 ADE_NAMES = [f"ADE_val_0000000{i}" for i in (1, 2, 3)]
 
 
-def picture(folder: Path, name: str, size: tuple[int, int]) -> None:
+def picture(folder: Path, name: str, size: tuple[int, int], seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(size[0])
+    rng = np.random.default_rng(size[0] + seed)
     Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{name}.jpg")
 
 

@@ -10,11 +10,9 @@ import pytest
 from PIL import Image
 
 import cli
-from common.errors import UserError
 from datamodules import DATAMODULES
 from datamodules.labelled import OriginalFiles
 from datamodules.prepare import prepare
-from datamodules.reading.convert import convert_all
 from tests import data as tiny
 
 NAMES = [name for name, data in DATAMODULES.items() if issubclass(data, OriginalFiles)]
@@ -98,26 +96,3 @@ def test_a_file_that_changed_since_the_last_check_is_named(tmp_path: Path) -> No
     changed = tmp_path / "VOCdevkit" / "VOC2012" / "SegmentationClass" / f"{tiny.VOC_NAMES[1]}.png"
     Image.fromarray(np.full((90, 64), 3, np.uint8)).save(changed)
     assert prepare(data) == [f"'{changed}' has changed since the last check ({tmp_path}/zerolabel-voc-val.sha256)."]
-
-
-def test_conversion_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
-    drawn: list[int] = []
-    full = True
-
-    def draw(job: int) -> np.ndarray:
-        if job == 7 and full:
-            raise UserError("no room")
-        drawn.append(job)
-        return np.full((4, 4), job)
-
-    jobs = {f"p{i}": i for i in range(10)}
-    with pytest.raises(UserError, match="no room"):
-        convert_all(jobs, draw, tmp_path)
-    before = set(drawn)
-    assert 7 not in before
-    assert {path.stem for path in tmp_path.iterdir()} == {f"p{i}" for i in before}
-    drawn.clear()
-    full = False
-    convert_all(jobs, draw, tmp_path)
-    assert set(drawn) == set(range(10)) - before
-    assert all(np.asarray(Image.open(tmp_path / f"p{i}.png"))[0, 0] == i for i in range(10))

@@ -24,19 +24,11 @@ from methods import METHODS
 from methods.zeroseg.grouping import GroupingBlock, GroupingRules, SegmentationHead, hard_assignment
 from methods.zeroseg.segment_tokens import SegmentTokens, token_probabilities
 from methods.zeroseg.token_segmenter import majority_labels
-from methods.zeroseg.view_cache import ViewCache
 from methods.zeroseg.views import embed_views, grid_boxes
 from reporting.predictions import SavePredictions
+from tests.conftest import QUIET
 
 ZeroSeg: Any = METHODS["ZeroSeg"]
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "limit_val_batches": 0,
-}
 
 
 def noise(batch: int, step: int = 0) -> ImageNoise:
@@ -175,81 +167,6 @@ def test_views_are_the_grids_cells() -> None:
     torch.testing.assert_close(views[:, 3], clip.embed_image(corner, unit=False), atol=1e-3, rtol=1e-3)
 
 
-class Named:
-    """Pictures whose value is in their name."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.names, self.read = names, 0
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, index: int) -> str:
-        return self.names[index]
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        self.read += 1
-        return {"image": torch.full((3, 2, 2), int(self.names[key[1]]), dtype=torch.uint8)}
-
-
-def cache(folder: Path, names: list[str], teacher: str = "a", fail_after: int = 10**9) -> tuple[ViewCache, Named]:
-    pictures, seen = Named(names), [0]
-
-    def embed(images: torch.Tensor) -> torch.Tensor:
-        seen[0] += len(images)
-        if seen[0] > fail_after:
-            raise KeyboardInterrupt
-        return images.float().mean((1, 2, 3))[:, None, None].expand(-1, 2, 4)
-
-    views = ViewCache(folder, {"teacher": teacher}, (2, 4))
-    views.fill(pictures, embed, 0, lambda: None)
-    return views, pictures
-
-
-def values(views: ViewCache, count: int) -> list[int]:
-    return views[torch.arange(count)][:, 1, 3].int().tolist()
-
-
-def test_cached_views_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.zeroseg.view_cache.SHARD", 3)
-    names = [str(i) for i in range(8)]
-    views, pictures = cache(tmp_path, names)
-    assert values(views, 8) == list(range(8))
-    assert pictures.read == 8
-    fewer = [name for name in reversed(names) if name not in ("0", "5")] + ["77"]
-    views, pictures = cache(tmp_path, fewer)  # some removed, another order, one more
-    assert values(views, 7) == [int(name) for name in fewer]
-    assert pictures.read == 1
-
-
-def test_a_killed_caching_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.zeroseg.view_cache.SHARD", 3)
-    names = [str(i) for i in range(8)]
-    with pytest.raises(KeyboardInterrupt):
-        cache(tmp_path, names, fail_after=6)
-    views, pictures = cache(tmp_path, names)
-    assert pictures.read == 2
-    assert values(views, 8) == list(range(8))
-
-
-def test_stale_and_damaged_caches_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache(tmp_path, ["1", "2"])
-    with pytest.raises(UserError, match="were made with teacher a, not b"):
-        cache(tmp_path, ["1", "2"], teacher="b")
-    with monkeypatch.context() as full:
-        full.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
-        with pytest.raises(UserError, match=r"the views of 1 pictures need .* has 0\.0 GB left"):
-            cache(tmp_path, ["3"])
-    (shard,) = tmp_path.glob("*.npy")
-    whole = shard.read_bytes()
-    for harmed in (whole[:-8], whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:]):  # cut short, a flipped bit
-        shard.write_bytes(harmed)
-        with pytest.raises(UserError, match=r"cached views .* are damaged .* Delete"):
-            cache(tmp_path, ["1", "2"])
-    next(tmp_path.glob("*.names.npz")).unlink()
-    assert cache(tmp_path, ["1", "2"])[1].read == 2
-
-
 def data(**options: Any) -> Any:
     plain = {"vocabulary": "shapes16", "train": "pictures", "train_pictures": 12, "train_batch_size": 4, "pictures": 2}
     return DATAMODULES["Shapes"](**{**plain, "num_workers": 0, **options})
@@ -291,10 +208,10 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     for i in range(2):
         Image.fromarray(np.full((70, 80, 3), 60 * i, np.uint8)).save(images / f"{i}.png")
     random = DATAMODULES["UnlabeledImages"](str(images), size=64, crop="random", train_batch_size=2, num_workers=0)
-    with pytest.raises(UserError, match="views of random crops cannot be kept"):
+    with pytest.raises(UserError, match="crop random change from epoch to epoch"):
         lightning.Trainer(max_steps=1, **QUIET).fit(ZeroSeg(), random)
     whole = DATAMODULES["UnlabeledImages"](str(images), crop="none", train_batch_size=2, num_workers=0)
-    with pytest.raises(UserError, match=r"views are made of pictures of one size\. Set --data\.crop centre"):
+    with pytest.raises(UserError, match=r"are of several sizes; nothing can be kept of them\. Set --data\.crop centre"):
         lightning.Trainer(max_steps=1, **QUIET).fit(ZeroSeg(), whole)
     centre = DATAMODULES["UnlabeledImages"](str(images), size=64, train_batch_size=1, classes="cat; dog", num_workers=0)
     model = ZeroSeg()

@@ -14,10 +14,12 @@ import yaml
 import cli
 import commands.compare
 from common.errors import UserError
-from reporting import comparison as compare_module
+from common.kept import Kept
+from reporting.comparison import Measuring
 from reporting.plan import read_plan
-from reporting.result import Cell
+from reporting.result import Result
 from reporting.tables import ORACLE, columns
+from tests import data as tiny
 
 OBJECTS = {"name": "objects", "data": "Shapes", "options": {"pictures": 4, "num_workers": 0}, "protocol": "shapes"}
 PLAN = {
@@ -54,7 +56,7 @@ def test_the_files_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture
     assert tex.count("\\textbf{") == 1
     assert page.count("data:image/png;base64,") == 2 * 4  # two pictures: picture, truth, two methods
     assert "http" not in page.replace("http-equiv", "")  # self-contained
-    assert rows[0]["protocol_hash"] in page
+    assert rows[0]["column_hash"] in page
     assert len(list((out / "label_maps" / "objects" / "CLIP_50").glob("*.png"))) == 2
     assert markdown in capsys.readouterr().out
 
@@ -68,9 +70,12 @@ def test_contrast_and_mined_masks_are_shown(tmp_path: Path) -> None:
         rows = list(csv.DictReader((out / "results.csv").open()))
         assert 0.1 < float(rows[0]["mean_score_contrast"]) < 0.9
         assert f"{100 * float(rows[0]['mean_score_contrast']):+.1f} |" in (out / "results.md").read_text()
-        assert not rows[0]["figure"]
-        figure = base64.b64encode((out / rows[1]["figure"]).read_bytes()).decode()
-        assert figure in (out / "report.html").read_text()
+        kept = Kept("results", out / "kept")
+        results = [Result.load(kept, row["key"]) for row in rows]
+        figures = [result.figure for result in results if result]
+        assert figures[0] is None
+        assert figures[1] is not None
+        assert base64.b64encode(figures[1]).decode() in (out / "report.html").read_text()
 
 
 def test_two_processes_get_the_same_table(tmp_path: Path) -> None:
@@ -87,23 +92,35 @@ def test_two_processes_get_the_same_table(tmp_path: Path) -> None:
         assert done.stdout.count("| SCLIP | nothing |") == 1  # one process speaks
         assert (out / "report.html").exists()
         rows = list(csv.DictReader((out / "results.csv").open()))
-        tables.append([(row["method"], row["miou"], row["pixel_accuracy"], row["pictures"]) for row in rows])
-    assert tables[0][:2] == tables[1][:2]  # trained, the probe differs: two processes make twice the batch
-    assert tables[1][2][0] == "probe"
-    assert tables[1][2][3] == "4"
+        tables.append([(row["method"], float(row["miou"]), row["pictures"], row["images_per_step"]) for row in rows])
+        assert [row["devices"] for row in rows] == [devices] * 3
+    assert tables[0][:2] == tables[1][:2]
+    assert tables[0][2][::3] == tables[1][2][::3] == ("probe", "4")  # the same experiment: four pictures a step
+    assert tables[0][2][1] == pytest.approx(tables[1][2][1], abs=1e-3)
+    names = [{path.name for path in (tmp_path / devices / "fits").iterdir()} for devices in ("1", "2")]
+    assert not names[0] & names[1]  # what two processes trained is not taken for what one did
+
+
+def test_a_batch_that_does_not_go_round_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    probe = {"name": "probe", "config": "configs/oracle/linear_probe.yaml", "fit": True}
+    plan = PLAN | {"methods": [probe | {"set": {"data.train_batch_size": 4}}]}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    command = ["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out"), "--devices", "3"]
+    assert cli.main(command) == 2
+    assert "a training batch of 4 cannot be shared by 3 devices" in capsys.readouterr().err
 
 
 def test_an_interrupted_comparison_redoes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    measure = compare_module._measure
+    measure = Measuring._measure
 
-    def second_fails(model: Any, data: Any, method: Any, *rest: Any) -> Cell:
+    def second_fails(self: Any, model: Any, data: Any, method: Any, *rest: Any) -> Result:
         calls.append(method.name)
         if calls == ["SCLIP", "CLIP_50%"]:
             raise KeyboardInterrupt
-        return measure(model, data, method, *rest)
+        return measure(self, model, data, method, *rest)
 
-    monkeypatch.setattr(compare_module, "_measure", second_fails)
+    monkeypatch.setattr(Measuring, "_measure", second_fails)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, PLAN)
     first = (tmp_path / "out" / "results.csv").read_text()
@@ -129,13 +146,38 @@ def test_a_changed_config_is_measured_again(tmp_path: Path) -> None:
     assert found[0] != found[1]
 
 
-def test_a_truncated_cell_is_computed_again(tmp_path: Path) -> None:
+def test_a_result_that_is_damaged_is_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Cut off, or one bit flipped: 22.07 once became "32.07, kept from before"."""
     out = run(tmp_path, PLAN)
     before = [row["miou"] for row in csv.DictReader((out / "results.csv").open())]
-    for cell in (out / "cells").iterdir():
-        cell.write_bytes(cell.read_bytes()[:50])
+    first, second = (out / "kept").iterdir()
+    first.write_bytes(first.read_bytes()[:50])
+    data = bytearray(second.read_bytes())
+    data[data.index(b"miou") + 12] ^= 1
+    second.write_bytes(data)
+    capsys.readouterr()
     run(tmp_path, PLAN)
+    said = capsys.readouterr()
+    assert "kept from before" not in said.out
+    assert said.err.count("(results) is damaged") == 2
     assert [row["miou"] for row in csv.DictReader((out / "results.csv").open())] == before
+
+
+def test_a_result_follows_its_pictures_and_words_not_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = tiny.make_voc(tmp_path / "voc")
+    voc = {"name": "VOC", "data": "VOC", "options": {**options, "num_workers": 0}, "protocol": "shapes"}
+    plan = PLAN | {"methods": PLAN["methods"][:1], "benchmarks": [voc], "pictures": 1}  # type: ignore[index]
+    run(tmp_path, plan)
+    renamed = plan | {"benchmarks": [voc | {"name": "mine"}], "methods": [plan["methods"][0] | {"name": "M"}]}
+    capsys.readouterr()
+    out = run(tmp_path, renamed)
+    assert "M on mine: mIoU" in (said := capsys.readouterr().out)
+    assert "kept from before" in said
+    assert [(row["method"], row["benchmark"]) for row in csv.DictReader((out / "results.csv").open())] == [("M", "mine")]
+    folder = tmp_path / "voc" / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    tiny.picture(folder, tiny.VOC_NAMES[0], (60, 80), seed=99)  # another picture under its name
+    run(tmp_path, renamed)
+    assert "kept from before" not in capsys.readouterr().out
 
 
 def test_training_is_done_once_per_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,8 +199,8 @@ def test_training_is_done_once_per_seed(tmp_path: Path, monkeypatch: pytest.Monk
     assert [(row["method"], row["seed"]) for row in rows] == [("SCLIP", "0"), ("probe", "0"), ("probe", "1")]
     assert rows[1]["weights"] != rows[2]["weights"]
     assert len(list((out / "fits").iterdir())) == 2
-    for cell in (out / "cells").iterdir():
-        cell.unlink()
+    for kept in (out / "kept").iterdir():
+        kept.unlink()
     monkeypatch.setattr("lightning.Trainer.fit", None)  # a second training would fail
     run(tmp_path, PLAN | {"methods": [PLAN["methods"][0], probe]})  # type: ignore[index]
     again = list(csv.DictReader((out / "results.csv").open()))
@@ -166,26 +208,29 @@ def test_training_is_done_once_per_seed(tmp_path: Path, monkeypatch: pytest.Monk
     assert "| probe | masks (oracle) |" in (out / "results.md").read_text()
 
 
-def cell(method: str, hits: torch.Tensor, protocol: str = "a", sees: str = "nothing") -> Cell:
-    """A made-up cell: one class, ``hits`` of 100 pixels right in each picture."""
+def result(method: str, hits: torch.Tensor, protocol: str = "a", sees: str = "nothing", **changed: Any) -> Result:
+    """A made-up result: one class, ``hits`` of 100 pixels right in each picture."""
     areas = torch.stack([hits, torch.full_like(hits, 100), torch.full_like(hits, 100)], 1)[..., None]
     miou = (hits.sum() / (200 * len(hits) - hits.sum())).item()
-    row = {"method": method, "benchmark": "b", "protocol": protocol, "protocol_hash": protocol, "vocabulary_hash": "v"}
-    rest = {"sees": sees, "miou": miou, "pixel_accuracy": 0.5, "pictures_per_second": 1.0, "seed": 0}
-    return Cell(row | rest | {"names": ["x"], "protocol_in_words": []}, areas, torch.tensor([miou]), {})
+    texts = dict.fromkeys(("data", "vocabulary", "vocabulary_hash", "device", "date"), "v")
+    lists: dict[str, Any] = {"protocol_in_words": [], "column_in_words": [], "names": ["x"], "palette": []}
+    hashes = {"protocol": protocol, "protocol_hash": protocol, "column_hash": protocol}
+    numbers = {"pixel_accuracy": 0.5, "frequency_weighted_iou": 0.5, "pictures_per_second": 1.0, "seconds": 1.0}
+    own = {"method": method, "benchmark": "b", "seed": 0, "sees": sees, "miou": miou, "pictures": len(hits)}
+    return Result(**own | texts | lists | hashes | numbers | changed, iou=torch.tensor([miou]), areas=areas)
 
 
 def test_two_protocols_never_share_a_column() -> None:
     hits = torch.randint(20, 80, (30,))
-    shown = columns([cell("m", hits, "a"), cell("m", hits, "b")])
+    shown = columns([result("m", hits, "a"), result("m", hits, "b")])
     assert [(column.protocol_hash, len(column.entries)) for column in shown] == [("a", 1), ("b", 1)]
 
 
 def test_best_tied_and_oracle() -> None:
     hits = torch.randint(20, 70, (60,))
     close = hits + torch.randint(-4, 5, (60,))
-    cells = [cell("best", hits + 1), cell("tied", close), cell("worse", hits - 15), cell("probe", hits + 25, sees=ORACLE)]
-    (column,) = columns(cells)
+    found = [result("best", hits + 1), result("tied", close), result("worse", hits - 15)]
+    (column,) = columns([*found, result("probe", hits + 25, sees=ORACLE)])
     marks = {entry.method: (entry.best, entry.tied) for entry in column.entries}
     assert marks == {"best": (True, False), "tied": (False, True), "worse": (False, False), "probe": (False, False)}
     assert [entry.method for entry in column.ranked] == ["best", "tied", "worse"]

@@ -17,11 +17,13 @@ import yaml
 from PIL import Image
 
 import cli
+from common.kept import Kept
 from reporting.figures import thinned
-from reporting.recorder import CELL
-from reporting.result import Cell
+from reporting.recorder import RESULT
+from reporting.result import Result
 from reporting.run_config import prepare_wandb
 from reporting.runs import name_of, read_runs
+from tests.reporting.test_compare import result
 
 SWEEPS = sorted(Path("configs/sweeps").glob("*.yaml"))
 SMALL = [
@@ -224,12 +226,10 @@ def test_a_report_of_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_runs_of_one_name_are_told_apart_and_seeds_are_not(tmp_path: Path) -> None:
-    row = {"benchmark": "b", "protocol_hash": "p", "vocabulary_hash": "v", "figure": None}
     for folder, seed in (("a", 0), ("b", 1), ("c", 1)):
-        Cell(row | {"method": "m", "seed": seed}, torch.zeros(2, 3, 2), torch.zeros(2), {}).save(
-            tmp_path / folder / "test" / CELL
-        )
-    named = [cell.row["method"] for run in read_runs([f"mine={tmp_path}"]) for cell in run.cells]
+        made = result("m", torch.tensor([30, 40]), seed=seed)
+        made.save(Kept("results", tmp_path / folder / "test"), RESULT)
+    named = [found.method for run in read_runs([f"mine={tmp_path}"]) for found in run.results]
     assert named == ["mine", "mine", "mine (c)"]
 
 
@@ -245,9 +245,9 @@ def test_a_contrast_that_only_some_runs_have_is_left_out(tmp_path: Path) -> None
     test = ["test", "--config", "configs/training_free/clip.yaml", "--data.pictures=2", "--data.num_workers=0"]
     assert cli.main([*test, f"--trainer.default_root_dir={tmp_path / 'runs'}"]) == 0
     folder = next((tmp_path / "runs").iterdir()) / "test"
-    cell = Cell.load(folder / CELL)
-    assert cell is not None
-    cell.row |= {"mean_score_contrast": 0.5, "seed": 1}
-    cell.save(tmp_path / "runs" / "second" / "test" / CELL)
+    found = Result.load(Kept("results", folder), RESULT)
+    assert found is not None
+    found.mean_score_contrast, found.seed = 0.5, 1
+    found.save(Kept("results", tmp_path / "runs" / "second" / "test"), RESULT)
     assert cli.main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "report")]) == 0
     assert "contrast" not in (tmp_path / "report" / "results.md").read_text()

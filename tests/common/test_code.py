@@ -1,0 +1,47 @@
+"""A result depends on the code that made it, and on no other."""
+
+import importlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import common.compat  # noqa: F401
+
+from common.code import code_files, code_of
+from methods.zeroseg.views import embed_views
+from tests.conftest import ROOT
+
+
+def test_a_makers_files_are_those_it_imports() -> None:
+    names = {str(path.relative_to(ROOT)) for path in code_files(embed_views)}  # a decorated function
+    assert {"methods/zeroseg/views.py", "backbones/clip.py", "backbones/attention.py"} <= names
+    assert not any(name.startswith(("reporting", "evaluation", "methods/freeseg", ".venv")) for name in names)
+    training_free = importlib.import_module("methods.training_free").TrainingFree
+    files = {str(path.relative_to(ROOT)) for path in code_files(training_free)}
+    assert "evaluation/label_map.py" in files
+    assert not any(name.startswith(("reporting", "methods/ifseg", "methods/zeroseg", "datamodules")) for name in files)
+
+
+def test_comments_and_other_methods_change_nothing(tmp_path: Path) -> None:
+    """In a copy of the tree, asked from outside."""
+    for folder in ("common", "backbones", "evaluation", "methods", "datamodules"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("checkpoints", "__pycache__"))
+    shutil.copytree(ROOT / "backbones" / "checkpoints", tmp_path / "backbones" / "checkpoints")
+    asked = "import common.compat; from common.code import code_of; from methods import {0}; print(code_of({0}))"
+
+    def code(name: str) -> str:
+        command = [sys.executable, "-c", asked.format(name)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    before = {name: code(name) for name in ("TrainingFree", "IFSeg")}
+    with (tmp_path / "methods" / "ifseg" / "ifseg.py").open("a") as file:
+        file.write("\nADDED = 1\n")
+    rule = tmp_path / "evaluation" / "label_map.py"
+    rule.write_text(rule.read_text().replace('"""Merges, upsamples', '# why\n    """Merges and upsamples'))
+    (tmp_path / "methods" / "new.py").write_text('"""Another method."""\n')
+    assert code("TrainingFree") == before["TrainingFree"]
+    assert code("IFSeg") != before["IFSeg"]
+    rule.write_text(rule.read_text().replace("value > best", "value >= best"))
+    assert code("TrainingFree") != before["TrainingFree"]
+    assert code_of(embed_views) == code_of(embed_views)
