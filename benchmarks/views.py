@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import common.compat  # noqa: F401  (must come before what imports torchvision)
@@ -15,8 +14,7 @@ import torch
 from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
 from datamodules import DATAMODULES
 from methods import METHODS
-from methods.zeroseg.view_cache import ViewCache
-from methods.zeroseg.views import view_count
+from methods.per_image import PerImage
 
 BATCH = 32
 
@@ -30,10 +28,11 @@ def make() -> tuple[Callable[[], object], Callable[[], object]]:
     loader = data.train_dataloader()
     batch = data.on_after_batch_transfer(next(iter(loader)), 0)
     model._trainer = type("Steps", (), {"global_step": 0, "training": True})()
-    cache = ViewCache(Path(tempfile.mkdtemp()), {}, (view_count(model.grids), 128))
-    cache.fill(loader.dataset, model._embed, 0, lambda: None)
+    model.cache = tempfile.mkdtemp()
+    model.prepare_fit(loader.dataset, 0)
+    cache = model.views
 
-    def step(views: ViewCache | None) -> float:
+    def step(views: PerImage | None) -> float:
         model.views = views
         model.zero_grad()
         loss = model.training_step(batch, 0)

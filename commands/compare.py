@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 import datamodules
 from commands.errors import plain_errors
-from commands.lightning import build, checkpoint_defaults, quiet
+from commands.lightning import build, checkpoint_of, quiet
 from common.errors import UserError, known
 from common.files import shipped
 from reporting.comparison import compare, strategy, writes
@@ -34,11 +34,9 @@ class CommandLineBuilder:
         training += [f"--trainer.devices={self.devices}", f"--trainer.strategy={strategy(self.devices)}"]
         if words_of is not None:
             options.append(f"--data.scored_on={json.dumps({'class_path': words_of.data, 'init_args': words_of.options})}")
-        defaults: list[str] = []
         with tempfile.TemporaryDirectory() as folder:
-            if entry.checkpoint is not None:
-                defaults = checkpoint_defaults(["--ckpt_path", entry.checkpoint], Path(folder))
-            cli = build([*defaults, "--config", entry.config, *options, *training])
+            trained = checkpoint_of(["--ckpt_path", entry.checkpoint], Path(folder)) if entry.checkpoint else None
+            cli = build(["--config", entry.config, *options, *training], trained=trained)
         if entry.checkpoint is not None:
             load_checkpoint(cli.model, entry.checkpoint)
         if entry.fit:

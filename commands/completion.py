@@ -25,6 +25,7 @@ from common.files import ROOT
 from datamodules import DATAMODULES, DataModule
 from datamodules.labelled import OriginalFiles
 from evaluation import Protocol, Vocabulary
+from evaluation.rules import ProtocolValues
 from methods import METHODS
 
 USAGE = """usage: zerolabel completion bash|zsh|fish
@@ -77,7 +78,7 @@ def lightning_options(command: str) -> Options:
         of_command.pop(not_an_option, None)
     data = _merged(_prefixed("--data.", parameters(cls)) for cls in DATAMODULES.values())
     benchmarks = _merged(_prefixed("--data.scored_on.", parameters(cls)) for cls in _benchmarks().values())
-    rules = {name: _words(name, hint, Protocol) for name, hint in get_type_hints(Protocol).items() if name != "name"}
+    rules = {name: _words(name, hint, ProtocolValues) for name, hint in get_type_hints(ProtocolValues).items()}
     found = {"--config": shipped_configs(compare=False), "--print_config": [], "--seed_everything": [], "--trainer": []}
     found |= {"--model": sorted(METHODS), "--data": sorted(DATAMODULES)} | _prefixed("", of_command)
     if command == "predict":

@@ -35,9 +35,9 @@ def plain_errors() -> Iterator[None]:
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())[:500]) from error
     except RuntimeError as error:
-        if (told := explain_runtime_error(str(error))) is None:
+        if (explained := explain_runtime_error(str(error))) is None:
             raise
-        raise UserError(told) from error
+        raise UserError(explained) from error
     except (OSError, EOFError) as error:  # a batch that a dead loader process was to hand over
         if not any(frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__)):
             raise
@@ -57,7 +57,10 @@ def explain_runtime_error(message: str) -> str | None:
 
 
 def explain(message: str) -> str:
-    """One line of jsonargparse's message; an unknown class is answered with the known ones."""
+    """One line of jsonargparse's message; an unknown class or choice is answered with the known ones."""
+    chosen = re.search(r'[Pp]arser key "(\w+)":\s+Expected a typing\.Literal\[([^\]]*)\]\. Got value: (\S+)', message)
+    if chosen:
+        known(chosen[1], chosen[3].rstrip("."), re.findall(r"'([^']*)'", chosen[2]))
     key = re.search(r'[Pp]arser key "(?:plan\.)?(\w+)', message)
     name = re.search(r"Expected a dot import path string: (\w+)", message)
     if key and name and key[1] in ("model", "data"):

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import common.compat  # noqa: F401  (must come before lightning)
 
@@ -42,10 +42,19 @@ PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat
 """
 
 
+class Trained(NamedTuple):
+    """What a checkpoint holds: the method's class, and its hyper-parameters in a config file."""
+
+    checkpoint: str
+    method: str
+    config: str
+
+
 class ZeroLabelCLI(LightningCLI):
     """The command line of all methods and datamodules, by their class names."""
 
-    def __init__(self, arguments: list[str], run: bool = True) -> None:
+    def __init__(self, arguments: list[str], run: bool = True, trained: Trained | None = None) -> None:
+        self.trained = trained
         super().__init__(
             methods.Segmenter,
             datamodules.DataModule,
@@ -68,6 +77,11 @@ class ZeroLabelCLI(LightningCLI):
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
+        if self.trained and (asked := config.model.class_path.rpartition(".")[2]) != self.trained.method:
+            raise UserError(
+                f"checkpoint '{self.trained.checkpoint}' is of another model: it holds a {self.trained.method}, --model says "
+                f"{asked}."
+            )
         trainer = config.trainer
         root = writable_folder(trainer.default_root_dir)
         if config.ckpt_path == "last":
@@ -125,7 +139,7 @@ def run(arguments: list[str]) -> int:
         options = [*expand_predict_options(options), "--return_predictions=false"]  # they are on disk
     try:
         with tempfile.TemporaryDirectory() as folder:
-            cli = build([subcommand, *checkpoint_defaults(options, Path(folder)), *options], run=True)
+            cli = build([subcommand, *options], run=True, trained=checkpoint_of(options, Path(folder)))
     except SIGTERMException:
         print("stopped by SIGTERM; go on with --ckpt_path last", file=sys.stderr, flush=True)
         return 128 + signal.SIGTERM
@@ -135,10 +149,15 @@ def run(arguments: list[str]) -> int:
     return 2 if cli.predictions is not None and cli.predictions.failed else 0
 
 
-def build(arguments: list[str], run: bool = False) -> ZeroLabelCLI:
-    """Parses and instantiates (and, with ``run``, runs), with every mistake of the user as a :class:`UserError`."""
+def build(arguments: list[str], run: bool = False, trained: Trained | None = None) -> ZeroLabelCLI:
+    """Parses and instantiates (and, with ``run``, runs), with every mistake of the user as a :class:`UserError`.
+
+    The hyper-parameters of a checkpoint come before all other options, which win.
+    """
+    start = 1 if run else 0  # after the subcommand
+    defaults = ["--config", trained.config] if trained else []
     with plain_errors():
-        return ZeroLabelCLI(with_shipped_configs(arguments), run=run)
+        return ZeroLabelCLI(with_shipped_configs([*arguments[:start], *defaults, *arguments[start:]]), run, trained)
 
 
 def with_shipped_configs(arguments: list[str]) -> list[str]:
@@ -171,15 +190,15 @@ def expand_predict_options(options: list[str]) -> list[str]:
     return kept + (["--data=Pictures"] if uses_pictures else []) + expanded
 
 
-def checkpoint_defaults(options: list[str], folder: Path) -> list[str]:
-    """``["--config", file]`` with the hyper-parameters of ``--ckpt_path``, to be put before all other options.
+def checkpoint_of(options: list[str], folder: Path) -> Trained | None:
+    """What the ``--ckpt_path`` among the options holds, its hyper-parameters written into the folder; None without one.
 
     Raises:
         UserError: no such file, or not a checkpoint.
     """
     path = next((value for option, value in option_pairs(options) if option == "--ckpt_path"), None)
     if path is None or path in ("last", "best", "hpc", "registry", "null"):
-        return []
+        return None
     if not Path(path).is_file():
         raise UserError(f"checkpoint '{path}' does not exist.")
     try:
@@ -190,10 +209,10 @@ def checkpoint_defaults(options: list[str], folder: Path) -> list[str]:
     class_path = hyper_parameters.pop("_class_path", None)
     hyper_parameters = {k: v for k, v in hyper_parameters.items() if not k.startswith("_")}
     if class_path is None:
-        return []
+        return None
     file = folder / "hyper_parameters.yaml"
     file.write_text(yaml.safe_dump({"model": {"class_path": class_path, "init_args": hyper_parameters}}))
-    return ["--config", str(file)]
+    return Trained(path, class_path.rpartition(".")[2], str(file))
 
 
 def quiet() -> None:

@@ -145,7 +145,7 @@ sclip.use_vocabulary(vocabulary)  # back to the words
 def own_contrast(model: Segmenter, pictures: list[Tensor], maps: list[LabelMap]) -> float:
     """Mean score contrast of a method's maps on its own labels; from -1 (inverted) over 0 (no difference) to 1."""
     contrast = MeanScoreContrast()
-    for (_, windows), map_ in zip(model.look(pictures), maps, strict=True):
+    for windows, map_ in zip(model.score_images(pictures), maps, strict=True):
         size = (map_.labels.shape[0], map_.labels.shape[1])
         words = torch.nn.functional.interpolate(windows.merge(slice(None))[None], size, mode="bilinear")[0]
         classes = [words[model.class_of_word == k].amax(0) for k in range(model.vocabulary.num_classes)]  # its best word

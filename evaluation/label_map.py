@@ -85,10 +85,10 @@ def label_map(
     if needs_score:
         score = best if scores == "probability" else torch.sigmoid(best) if log_sum is None else torch.exp(best - log_sum)
         if rule != "none" and background is not None:
-            least = torch.full_like(score[0, 0], decision.background_value)
+            threshold = torch.full_like(score[0, 0], decision.background_value)
             if rule == "threshold":
-                least = torch.minimum(least, score.max())  # at least one pixel survives
-            labels = torch.where(score < least, background, labels)
+                threshold = torch.minimum(threshold, score.max())  # at least one pixel survives
+            labels = torch.where(score < threshold, background, labels)
     return LabelMap(labels.to(torch.uint8), score)
 
 

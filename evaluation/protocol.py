@@ -75,24 +75,24 @@ class Protocol:
         """The same rules for a label space that has no background class."""
         return self.changed(background="none", background_value=0.0, area_threshold=0.0)
 
-    def followed_by(self, method: str, follows: Collection[str], asked: Mapping[str, Any]) -> Protocol:
+    def followed_by(self, method: str, follows: Collection[str], requested: Mapping[str, Any]) -> Protocol:
         """The protocol as a method follows it.
 
         Args:
             method: its name, for messages.
             follows: names of the rules that it follows.
-            asked: the rules that the user has set, with their values.
+            requested: the rules that the user has set, with their values.
 
         Raises:
             UserError: a rule was asked for that would be ignored, by this method or with the other rules as they are.
         """
-        if ignored := [rule for rule in asked if rule not in follows]:
+        if ignored := [rule for rule in requested if rule not in follows]:
             raise UserError(
                 f"{method} does not follow the protocol's {ignored[0]}, so the value would be ignored; leave it away. "
                 f"{method} follows {', '.join(sorted(follows))}."
             )
         own = replace(self, follows=frozenset(follows))
-        for rule, value in asked.items():
+        for rule, value in requested.items():
             if rule not in own.in_effect() and value is not None:  # no crop and no stride is a whole image
                 raise UserError(f"the protocol's {rule} would be ignored: it needs {NEEDS[rule]}.")
         return own

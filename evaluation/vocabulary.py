@@ -127,7 +127,7 @@ class Vocabulary:
         words = self.wordings.get(self.wording, {})
         return tuple(words.get(name, (name,)) for name in self.names)
 
-    def asked(self, with_background: bool) -> tuple[list[str], list[int]]:
+    def words_and_classes(self, with_background: bool) -> tuple[list[str], list[int]]:
         """All words in order and the class of each; the background's words only if ``with_background``."""
         pairs = [(word, k) for k, words in enumerate(self.queries) if with_background or k != self.background for word in words]
         return [word for word, _ in pairs], [k for _, k in pairs]

@@ -40,7 +40,12 @@ class DenseCLIP(Segmenter):
         self.text_QC: Tensor = torch.zeros(0, 0)
 
     def followed_rules(self) -> frozenset[str]:
-        return super().followed_rules() | PROMPT_RULES | {"position_resize"}
+        prompts = PROMPT_RULES if self.closed is None else frozenset()
+        return super().followed_rules() | prompts | {"position_resize"}
+
+    def training_rules(self) -> frozenset[str]:
+        """A closed head asks no words, but what labels its training does."""
+        return PROMPT_RULES if self.closed is not None else frozenset()
 
     def embed_vocabulary(self, words: list[str]) -> None:
         self.text_QC, self.class_of_word = embed_words(

@@ -128,6 +128,10 @@ class Segmenter(EvaluationSteps, ABC):
         ignored = {"cosine": set(), "logit": {"temperature"}, "probability": {"temperature", "activation"}}
         return rules - ignored[self.scores]
 
+    def training_rules(self) -> frozenset[str]:
+        """Names of further rules that act on what is learnt alone, such as the prompts that a closed head is labelled by."""
+        return frozenset()
+
     # The shared rest ---------------------------------------------------------------------------------------------
 
     @property
@@ -150,7 +154,7 @@ class Segmenter(EvaluationSteps, ABC):
             vocabulary = Vocabulary.named(vocabulary)
         self.protocol = self._followed(vocabulary) if protocol is None else self._own(protocol, vocabulary)
         self._vocabulary = vocabulary.worded(self.protocol.prompt.wording)
-        words, classes = self._vocabulary.asked(self.protocol.decision.background in ("words", "none"))
+        words, classes = self._vocabulary.words_and_classes(self.protocol.decision.background in ("words", "none"))
         if not words:
             raise UserError(f"'{vocabulary.name}' has nothing but background. Name at least one other class.")
         self.words, self.class_of_word = words, torch.tensor(classes, device=self.device)
@@ -168,22 +172,23 @@ class Segmenter(EvaluationSteps, ABC):
 
     def _followed(self, vocabulary: Vocabulary | None) -> Protocol:
         """The preset for a vocabulary with the user's values, as this method follows it."""
-        asked = dict(self.protocol_values)
-        wording = asked.get("wording", "names")
+        requested = dict(self.protocol_values)
+        wording = requested.get("wording", "names")
         if vocabulary is not None and wording not in ("names", *vocabulary.wordings):
             raise UserError(f"the protocol's wording '{wording}' would be ignored: '{vocabulary.name}' has no such words.")
-        protocol = Protocol.preset(self.protocol_name, None if vocabulary is None else vocabulary.name, **asked)
-        return self._own(protocol, vocabulary, asked)
+        protocol = Protocol.preset(self.protocol_name, None if vocabulary is None else vocabulary.name, **requested)
+        return self._own(protocol, vocabulary, requested)
 
-    def _own(self, protocol: Protocol, vocabulary: Vocabulary | None, asked: Mapping[str, Any] | None = None) -> Protocol:
-        asked = asked or {}
+    def _own(self, protocol: Protocol, vocabulary: Vocabulary | None, requested: Mapping[str, Any] | None = None) -> Protocol:
+        requested = requested or {}
         if vocabulary is not None and vocabulary.background is None:
-            if ignored := sorted(rule for rule in asked if rule in BACKGROUND_RULES and asked[rule] not in ("none", 0)):
+            if ignored := sorted(rule for rule in requested if rule in BACKGROUND_RULES and requested[rule] not in ("none", 0)):
                 raise UserError(f"the protocol's {ignored[0]} would be ignored: '{vocabulary.name}' has no background.")
             protocol = protocol.without_background()
         if protocol.decision.refine == "neighbours" and not self._has_patch_features:
             raise UserError(f"{type(self).__name__} has no features to find a patch's neighbours by; set refine none or pamr.")
-        return protocol.followed_by(type(self).__name__, self.followed_rules(), asked)
+        scored = {rule: value for rule, value in requested.items() if rule not in self.training_rules()}
+        return protocol.followed_by(type(self).__name__, self.followed_rules(), scored)
 
     @property
     def _has_patch_features(self) -> bool:

@@ -126,11 +126,11 @@ def test_another_repository_around_it_is_not_named(tmp_path: Path, monkeypatch: 
     """A virtual environment inside somebody's repository, and a machine without git."""
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     monkeypatch.setattr(reporting.result, "ROOT", tmp_path / "site-packages")
-    assert reporting.result._commit() == f"release {__version__}"
+    assert reporting.result.commit.__wrapped__() == f"release {__version__}"
     monkeypatch.setattr(reporting.result, "ROOT", tmp_path)
-    assert reporting.result._commit() == "unknown"
+    assert reporting.result.commit.__wrapped__() == "unknown"
     monkeypatch.setenv("PATH", "")
-    assert reporting.result._commit() == f"release {__version__}"
+    assert reporting.result.commit.__wrapped__() == f"release {__version__}"
 
 
 def test_the_container_copies_what_is_there() -> None:

@@ -110,7 +110,7 @@ class FreeSeg(DenseCLIP):
             self.class_of_word = torch.cat([self.class_of_word, background])
 
     def followed_rules(self) -> frozenset[str]:
-        """All prompts, which mining needs too; the network has no position embeddings."""
+        """The network has no position embeddings."""
         return super().followed_rules() - {"position_resize"}
 
     @property

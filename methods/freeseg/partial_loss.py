@@ -17,7 +17,12 @@ Guard = Literal["none", "clamp", "drop"]
 
 
 def partial_cross_entropy(
-    logits: Tensor, labels: Tensor, active: Tensor, least: float = 0.0, guard: Guard = "none", guard_at: float = 0.5
+    logits: Tensor,
+    labels: Tensor,
+    active: Tensor,
+    min_labelled_share: float = 0.0,
+    guard: Guard = "none",
+    guard_at: float = 0.5,
 ) -> Tensor:
     """Mean cross-entropy of the labelled pixels among the words that their picture says something about.
 
@@ -27,14 +32,14 @@ def partial_cross_entropy(
         logits: (B, Q', H, W); Q' = Q, or Q + 1 with background.
         labels: (B, H, W), 255 for pixels that do not count.
         active: (B, Q) bool; the background is always active.
-        least: pictures with a smaller labelled share do not count.
+        min_labelled_share: pictures with a smaller labelled share do not count.
         guard: see :class:`methods.FreeSeg`.
         guard_at: its threshold.
     """
     background = torch.ones(len(active), logits.shape[1] - active.shape[1], dtype=torch.bool, device=active.device)
     logits = logits.masked_fill(~torch.cat([active, background], 1)[..., None, None], -torch.inf)
     counted = labels != IGNORED
-    counted &= counted.float().mean((1, 2), keepdim=True) >= least
+    counted &= counted.float().mean((1, 2), keepdim=True) >= min_labelled_share
     target = labels.long().masked_fill(~counted, IGNORED)
     pixel = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")[counted]
     loss = _mean_of_all(pixel, logits)

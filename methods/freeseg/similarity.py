@@ -70,8 +70,8 @@ class SimilarityMaker:
 
 def itsm(similarity: Tensor) -> Tensor:
     """Maps (B, Q, h, w) in [0, 1] of cosines (B, Q, h, w); a constant map becomes 0."""
-    least, most = (extreme(similarity, (2, 3), keepdim=True) for extreme in (torch.amin, torch.amax))
-    return (similarity - least) / (most - least).clamp_min(1e-6)
+    lowest, highest = (extreme(similarity, (2, 3), keepdim=True) for extreme in (torch.amin, torch.amax))
+    return (similarity - lowest) / (highest - lowest).clamp_min(1e-6)
 
 
 def signed(maps: Tensor, sign: Sign) -> Tensor:

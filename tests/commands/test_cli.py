@@ -59,7 +59,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         (["predcit"], "unknown command 'predcit'. Did you mean 'predict'"),
         (["list", "method"], "unknown kind 'method'. Did you mean 'methods'"),
         (["test", "--config", "absent.yaml"], "absent.yaml"),
-        (["test", *SCLIP, "--model.rule=sclop"], "unknown attention rule 'sclop'. Did you mean 'sclip'"),
+        (["test", *SCLIP, "--model.rule=sclop"], "unknown rule 'sclop'. Did you mean 'sclip'"),
         (["test", *SCLIP, "--model.protocol=sclop"], "unknown protocol 'sclop'"),
         (["test", *SCLIP, "--data.vocabulary=shapes14"], "unknown label space of Shapes 'shapes14'"),
         (["test", *SCLIP, "--model=TrainingFre"], "unknown method 'TrainingFre'. Did you mean 'TrainingFree'"),
@@ -140,7 +140,8 @@ def test_the_command_line_beats_the_checkpoint(trained: Path, tmp_path: Path) ->
 
 def test_a_checkpoint_of_another_model(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model=LinearProbe", f"--trainer.default_root_dir={tmp_path}", "--data=Shapes", *SMALL]
-    assert "of another model" in fails(capsys, "test", "--ckpt_path", str(trained), *options)
+    message = fails(capsys, "test", "--ckpt_path", str(trained), *options)
+    assert f"checkpoint '{trained}' is of another model: it holds a CaptionPretraining, --model says LinearProbe" in message
 
 
 def test_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

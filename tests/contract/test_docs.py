@@ -68,7 +68,7 @@ def test_the_examples_of_adding_a_method_keep_the_contract(extended: Path) -> No
     """All contract tests, in the extended tree: fit, test, checkpoint, resume, rules, documentation, config."""
     tests = [f"tests/contract/test_{name}.py" for name in ("contract", "configs", "resume", "golden")]
     chosen = "MeanOfRules or SelfTrainedHead or mean_of_rules or self_trained_head"
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", *tests, "-k", chosen]
+    command = [sys.executable, "-m", "pytest", "-rs", *tests, "-k", chosen]
     done = subprocess.run(
         command, cwd=extended, env=in_tree(extended), capture_output=True, text=True, check=False, timeout=300
     )

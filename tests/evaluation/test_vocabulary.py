@@ -50,7 +50,7 @@ def test_mask_values_become_train_ids() -> None:
 def test_free_text_round_trip(classes: list[list[str]]) -> None:
     parsed = Vocabulary.parse(" ; ".join(" , ".join(c) for c in classes) + ";")
     assert [list(queries) for queries in parsed.queries] == classes
-    asked, class_of_word = parsed.asked(with_background=False)
+    asked, class_of_word = parsed.words_and_classes(with_background=False)
     assert asked == [word for c in classes for word in c]
     assert class_of_word == [k for k, c in enumerate(classes) for _ in c]
 
@@ -58,8 +58,8 @@ def test_free_text_round_trip(classes: list[list[str]]) -> None:
 def test_background_can_be_named_in_free_text() -> None:
     vocabulary = Vocabulary.parse("cat; background, sky; dog")
     assert vocabulary.background == 1
-    assert vocabulary.asked(with_background=False)[0] == ["cat", "dog"]
-    assert vocabulary.asked(with_background=True)[0] == ["cat", "background", "sky", "dog"]
+    assert vocabulary.words_and_classes(with_background=False)[0] == ["cat", "dog"]
+    assert vocabulary.words_and_classes(with_background=True)[0] == ["cat", "background", "sky", "dog"]
 
 
 @pytest.mark.parametrize(

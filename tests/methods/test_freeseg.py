@@ -165,7 +165,7 @@ def test_the_loss_asks_active_words_at_labelled_pixels() -> None:
     nothing = partial_cross_entropy(logits, torch.full_like(labels, IGNORED), active)
     assert float(nothing.detach()) == 0
     assert torch.equal(torch.autograd.grad(nothing, logits)[0], torch.zeros_like(logits))
-    few = partial_cross_entropy(logits, labels, active, least=0.2)  # the first picture is labelled too little
+    few = partial_cross_entropy(logits, labels, active, min_labelled_share=0.2)  # the first picture is labelled too little
     assert float(few.detach()) == pytest.approx(0, abs=1e-6)
 
 
