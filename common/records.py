@@ -8,7 +8,7 @@ renamed, added or removed, and a picture that was replaced under its name is ano
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +109,27 @@ def shards_of(indices: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 def digest_of(content: bytes, picture: NDArray[np.uint8]) -> bytes:
     """Over a record and the picture it is of."""
     return hashlib.blake2b(content, digest_size=DIGEST, key=picture.tobytes()).digest()
+
+
+def content_digest(data: bytes) -> bytes:
+    """Of a file's content."""
+    return hashlib.blake2b(data, digest_size=DIGEST).digest()
+
+
+def content_of(data: bytes) -> Contents:
+    """(1, 16) of bytes that are read anyway."""
+    return np.frombuffer(content_digest(data), np.uint8)[None]
+
+
+def joined(several: Sequence[Contents]) -> str:
+    """One digest for the contents of a whole data set, in their order."""
+    return hashlib.blake2b(b"".join(part.tobytes() for part in several), digest_size=DIGEST).hexdigest()
+
+
+def numbered(prefix: str, count: int) -> Contents:
+    """(count, 16) for pictures that follow from a number alone: drawn, not stored."""
+    joined_digests = b"".join(content_digest(f"{prefix} {i}".encode()) for i in range(count))
+    return np.frombuffer(joined_digests, np.uint8).reshape(-1, DIGEST)
 
 
 def rows_of(known: Contents, wanted: Contents) -> NDArray[np.int64]:

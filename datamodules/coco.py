@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from common.errors import UserError, known
 from common.files import read_bytes
 from common.images import decode_ids
-from common.records import Contents
+from common.records import Contents, content_of
 from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from datamodules.reading.archives import find_files
-from datamodules.reading.contents import content_of
 from datamodules.reading.files import Files
 from evaluation.vocabulary import Vocabulary
 

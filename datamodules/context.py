@@ -20,10 +20,10 @@ from common.code import code_of
 from common.errors import UserError, known
 from common.images import decode_mask
 from common.kept import Kept, key_of
-from common.records import Contents, Records, shards_of
+from common.records import Contents, Records, numbered, shards_of
 from datamodules.labelled import FilePattern, Labels, MaskFiles, OriginalFiles, Published
 from datamodules.reading.archives import find_files
-from datamodules.reading.contents import contents, file_stamp, numbered
+from datamodules.reading.contents import contents, file_stamp
 from datamodules.reading.convert import run_all
 from datamodules.reading.files import Files
 from datamodules.voc import read_list

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from common.batch import Item
 from common.errors import UserError
 from common.images import decode_image, decode_mask
-from common.records import Contents
+from common.records import Contents, joined
 from datamodules.base import Benchmark, DataModule
-from datamodules.reading.contents import contents, joined
+from datamodules.reading.contents import contents
 from datamodules.reading.files import Files
 
 

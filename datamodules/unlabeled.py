@@ -14,10 +14,9 @@ from common.code import code_of
 from common.errors import UserError, known
 from common.images import decode_image
 from common.randomness import run_seed
-from common.records import Contents
+from common.records import Contents, joined
 from datamodules.base import DataModule, TrainingData
 from datamodules.crops import CROPS, cut
-from datamodules.reading.contents import joined
 from datamodules.reading.shards import ShardedImages
 from datamodules.reading.sources import FolderImages, ImageSource, ListedImages
 from datamodules.sampling import TrainingLoader

@@ -6,8 +6,7 @@ those. The directory of a zip already holds a checksum of every entry, and nothi
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import torch
 
 from common.distributed import gathered, rank_and_world
 from common.kept import Kept, key_of
-from common.records import DIGEST, Contents, rows_of
+from common.records import DIGEST, Contents, content_digest, rows_of
 from datamodules.reading.convert import run_all
 
 
@@ -47,7 +46,7 @@ def contents(place: str, stamps: Iterable[Stamp], read: Callable[[int], bytes]) 
         read: the content of a file.
     """
     known = list(stamps)
-    found = np.frombuffer(b"".join(_digest(stamp.text.encode()) for stamp in known), np.uint8).reshape(-1, DIGEST).copy()
+    found = np.frombuffer(b"".join(content_digest(stamp.text.encode()) for stamp in known), np.uint8).reshape(-1, DIGEST).copy()
     to_read = np.flatnonzero([not stamp.is_content for stamp in known])
     if len(to_read):
         found[to_read] = _read_contents(place, found[to_read], lambda i: read(int(to_read[i])))
@@ -66,30 +65,10 @@ def _read_contents(place: str, stamps: Contents, read: Callable[[int], bytes]) -
     missing = np.flatnonzero(rows < 0)
     rank, world = rank_and_world()
     own = missing[rank::world].tolist()
-    digests = run_all(own, lambda i: _digest(read(i)), "reading pictures, once", shown=rank == 0)
+    digests = run_all(own, lambda i: content_digest(read(i)), "reading pictures, once", shown=rank == 0)
     for i, digest in gathered(list(zip(own, digests, strict=True))):
         result[i] = np.frombuffer(digest, np.uint8)
     if len(missing) and rank == 0:
         tables = {"stamps": [known_stamps, stamps[missing]], "contents": [known, result[missing]]}
         store.write(key, {name: torch.from_numpy(np.concatenate(parts)) for name, parts in tables.items()})
     return result
-
-
-def content_of(data: bytes) -> Contents:
-    """(1, 16) of bytes that are read anyway."""
-    return np.frombuffer(_digest(data), np.uint8)[None]
-
-
-def joined(several: Sequence[Contents]) -> str:
-    """One digest for the contents of a whole data set, in their order."""
-    return hashlib.blake2b(b"".join(part.tobytes() for part in several), digest_size=DIGEST).hexdigest()
-
-
-def numbered(prefix: str, count: int) -> Contents:
-    """(count, 16) for pictures that follow from a number alone: drawn, not stored."""
-    joined_digests = b"".join(_digest(f"{prefix} {i}".encode()) for i in range(count))
-    return np.frombuffer(joined_digests, np.uint8).reshape(-1, DIGEST)
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=DIGEST).digest()

@@ -11,9 +11,8 @@ from torch.utils.data import Dataset, default_collate
 from common.batch import Item
 from common.code import code_of
 from common.randomness import run_seed
-from common.records import Contents
+from common.records import Contents, numbered
 from datamodules.base import Benchmark, DataModule
-from datamodules.reading.contents import numbered
 from datamodules.sampling import TrainingLoader
 from datamodules.shapes import world
 from datamodules.shapes.questions import ask

@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from common.distributed import gathered, rank_and_world
 from common.kept import Kept, key_of
-from datamodules.reading.contents import joined
+from common.records import joined
 from methods.freeseg.mining import IGNORED, PartialMask
 from methods.per_image import PerImage
 
