@@ -239,6 +239,12 @@ class Segmenter(EvaluationSteps, ABC):
         ]
         return found[0] if single else found
 
+    def __repr__(self) -> str:
+        """One line, where torch would list all layers."""
+        asked = f", asked for {', '.join(self._vocabulary.names[:4])}" if self._vocabulary else ""
+        more = f" and {self._vocabulary.num_classes - 4} more" if self._vocabulary and self._vocabulary.num_classes > 4 else ""
+        return f"{type(self).__name__}(sees {self.sees.value}, protocol {self.protocol_name}{asked}{more})"
+
     def setup(self, stage: str) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
