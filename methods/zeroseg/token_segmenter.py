@@ -41,14 +41,19 @@ class TokenSegmenter(Segmenter):
         """The temperature is in the probabilities of the tokens; so is the gate."""
         return super().followed_rules() | PROMPT_RULES | {"temperature", "gate_classes"}
 
+    @property
+    def temperature(self) -> float:
+        """What cosines of tokens and words are multiplied with."""
+        return self.protocol.decision.temperature
+
     @abstractmethod
     def groups(self, images: Tensor) -> SegmentTokens:
         """Segments of images (B, 3, H, W) in [0, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return token_probabilities(
-            self.groups(images), self.text_QC, self.protocol.decision, (images.shape[2], images.shape[3])
-        )
+        size = (images.shape[2], images.shape[3])
+        gate_classes = self.protocol.decision.gate_classes
+        return token_probabilities(self.groups(images), self.text_QC, self.temperature, gate_classes, size)
 
     @torch.inference_mode()
     @evaluating
