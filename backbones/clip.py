@@ -114,8 +114,8 @@ class CLIP(nn.Module):
     def embed_patches(self, images: Tensor, position_resize: str) -> tuple[Tensor, tuple[int, int]]:
         """What the first block sees, (B, 1 + n, D), and the grid.
 
-        As in all published code, pixels to the right and below that make no whole patch are dropped, and the grid stands for
-        the whole image. A side shorter than a patch is resized to one.
+        Pixels to the right and below that make no whole patch are dropped, and the grid stands for the whole image, as in the
+        published code of SCLIP and NACLIP. A side shorter than a patch is resized to one.
         """
         height, width = (max(side, self.stride) for side in images.shape[-2:])
         if (height, width) != tuple(images.shape[-2:]):

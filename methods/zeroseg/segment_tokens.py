@@ -28,25 +28,26 @@ class SegmentTokens:
         return F.interpolate(self.assignment.float(), size, mode="bilinear", align_corners=False).argmax(1)
 
 
-def token_probabilities(
-    groups: SegmentTokens, text_QC: Tensor, temperature: float, gate_classes: int, size: tuple[int, int]
-) -> Tensor:
-    """Probabilities (B, Q, H, W): those of the words for a pixel's token, times the gate's where there is one.
+def token_affinity(groups: SegmentTokens, text_QC: Tensor, temperature: float, gate_classes: int) -> Tensor:
+    """Probabilities (B, m, Q) of the words for each token, times the gate's where there is one.
 
     Args:
         groups: of B pictures.
         text_QC: unit embeddings of the words.
         temperature: what cosines are multiplied with before the softmax.
         gate_classes: words of the whole picture that the gate lets pass; 0 for no gate.
-        size: (H, W).
     """
     scores_BmQ = temperature * F.normalize(groups.tokens.float(), dim=-1) @ text_QC.T
-    affinity_BmQ = scores_BmQ.softmax(-1)
-    if gate_classes:
-        picture_BQ = F.normalize(groups.image.float(), dim=-1) @ text_QC.T
-        affinity_BmQ = affinity_BmQ * gated(scores_BmQ, picture_BQ, gate_classes)
-    token_BHW = groups.map(size)
-    return affinity_BmQ.mT.gather(2, token_BHW.flatten(1)[:, None].expand(-1, len(text_QC), -1)).unflatten(2, size)
+    if not gate_classes:
+        return scores_BmQ.softmax(-1)
+    picture_BQ = F.normalize(groups.image.float(), dim=-1) @ text_QC.T
+    return scores_BmQ.softmax(-1) * gated(scores_BmQ, picture_BQ, gate_classes)
+
+
+def of_pixels(affinity_BmQ: Tensor, token_BHW: Tensor) -> Tensor:
+    """(B, Q, H, W): every pixel takes what its token has."""
+    chosen = token_BHW.flatten(1)[:, None].expand(-1, affinity_BmQ.shape[2], -1)
+    return affinity_BmQ.mT.gather(2, chosen).unflatten(2, token_BHW.shape[1:])
 
 
 def gated(scores_BmQ: Tensor, picture_BQ: Tensor, classes: int) -> Tensor:

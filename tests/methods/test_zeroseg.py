@@ -19,10 +19,12 @@ from backbones.mae import MAE
 from common.errors import UserError
 from common.randomness import ImageNoise
 from datamodules import DATAMODULES
-from evaluation import Protocol, Vocabulary
+from evaluation import Vocabulary
+from evaluation.inference import with_background
+from evaluation.windows import resize_image, window_boxes
 from methods import METHODS
 from methods.zeroseg.grouping import GroupingBlock, GroupingRules, SegmentationHead, hard_assignment
-from methods.zeroseg.segment_tokens import SegmentTokens, token_probabilities
+from methods.zeroseg.segment_tokens import SegmentTokens, of_pixels, token_affinity
 from methods.zeroseg.token_segmenter import majority_labels
 from methods.zeroseg.views import embed_views, grid_boxes
 from reporting.predictions import SavePredictions
@@ -329,11 +331,12 @@ def test_groupvit_compares_with_its_own_learnt_scale() -> None:
     with torch.no_grad():
         model.model.logit_scale.fill_(math.log(7.0))
         groups = model.groups(images)
-        expected = token_probabilities(groups, model.text_QC, 7.0, 0, (64, 64))
+        token = groups.map((64, 64))
+        expected = of_pixels(token_affinity(groups, model.text_QC, 7.0, 0), token)
         model.protocol = model.protocol.changed(gate_classes=0)
         torch.testing.assert_close(model(images), expected)
         model.model.logit_scale.fill_(math.log(700.0))
-        torch.testing.assert_close(model(images), token_probabilities(groups, model.text_QC, 100.0, 0, (64, 64)))
+        torch.testing.assert_close(model(images), of_pixels(token_affinity(groups, model.text_QC, 100.0, 0), token))
     with pytest.raises(UserError, match="GroupViT does not follow the protocol's temperature"):
         METHODS["GroupViT"](protocol_values={"temperature": 50})
 
@@ -402,7 +405,8 @@ def test_group_probabilities_are_groupvits_rules(gate_classes: int) -> None:
     torch.manual_seed(3)
     text = F.normalize(torch.randn(4, 8), dim=-1)
     groups = SegmentTokens(torch.rand(1, 3, 4, 5), torch.randn(1, 3, 8), torch.randn(1, 8))
-    found = token_probabilities(groups, text, 5.0, gate_classes, (16, 20))
+    affinity = token_affinity(groups, text, 5.0, gate_classes)
+    found = of_pixels(affinity, groups.map((16, 20)))
     pixel = F.interpolate(groups.assignment, (16, 20), mode="bilinear").argmax(1)[0]
     cosine = F.normalize(groups.tokens[0], dim=-1) @ text.T
     expected = (5 * cosine).softmax(-1)
@@ -415,14 +419,48 @@ def test_group_probabilities_are_groupvits_rules(gate_classes: int) -> None:
     torch.testing.assert_close(found[0], expected[pixel].permute(2, 0, 1))
 
 
-def test_the_threshold_is_on_the_affinity() -> None:
-    model: Any = METHODS["GroupViT"]()
-    model.use_vocabulary(Vocabulary.load("voc21"), Protocol.preset("groupvit", "voc21", short_side=64, crop=64, stride=32))
-    (result,) = model.segment([torch.rand(3, 64, 64)], with_score=True)
-    assert result.score is not None
-    assert result.score.max() < 0.95
-    assert (result.labels[result.score < result.score.max()] == 0).all()  # min(value, best): only the best group survives
-    assert (result.labels[result.score == result.score.max()] > 0).all()
+def groupvits_label_map(model: Any, image: torch.Tensor, threshold: float) -> torch.Tensor:
+    """GroupViT's evaluation of one picture as a plain loop: background is decided in each window, then windows are averaged."""
+    windows = model.protocol.windows
+    resized = resize_image(image, windows)
+    size = (resized.shape[1], resized.shape[2])
+    total, visits = torch.zeros(len(model.words) + 1, *size), torch.zeros(size)
+    for top, left, bottom, right in window_boxes(*size, windows):
+        groups = model.groups(resized[None, :, top:bottom, left:right])
+        affinity = token_affinity(groups, model.text_QC, model.temperature, model.protocol.decision.gate_classes)[0]
+        token = F.interpolate(groups.assignment, (bottom - top, right - left), mode="bilinear").argmax(1)[0]
+        limit = min(threshold, float(affinity.max()))  # over all groups, whether a pixel is of them or not
+        of_pixel = affinity[token].permute(2, 0, 1)
+        background = (of_pixel.amax(0) < limit).float()
+        total[:, top:bottom, left:right] += torch.cat([background[None], of_pixel])
+        visits[top:bottom, left:right] += 1
+    channels = F.interpolate((total / visits)[None], image.shape[1:], mode="bilinear")[0]
+    return torch.cat([torch.tensor([0]), model.class_of_word])[channels.argmax(0)]
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.95])
+@torch.no_grad()
+def test_background_is_decided_in_every_window(threshold: float) -> None:
+    model: Any = METHODS["GroupViT"](protocol="groupvit", protocol_values={"short_side": 64, "crop": 64, "stride": 32})
+    model.protocol_values["background_value"] = threshold
+    model.use_vocabulary(Vocabulary.load("voc21"))
+    pictures = DATAMODULES["Shapes"](pictures=4).benchmark("test")
+    shares = []
+    for i in range(4):
+        image = pictures[i]["image"].float() / 255
+        found = model.segment(image).labels
+        expected = groupvits_label_map(model, image, threshold)
+        assert (found != expected).float().mean() < 0.001  # ties of the argmax
+        shares.append(float((found == 0).float().mean()))
+    assert max(shares) < 1
+    assert (max(shares) > 0.05) == (threshold > 0.02)
+
+
+def test_a_group_without_a_pixel_still_lowers_no_threshold() -> None:
+    """The best group has no pixel: the limit is its probability, and every pixel is background."""
+    probabilities = torch.full((1, 2, 4, 4), 0.3)
+    assert (with_background(probabilities, 0.9, torch.tensor([0.8]))[:, 2] == 1).all()
+    assert (with_background(probabilities, 0.9, None)[:, 2] == 0).all()  # their own best survives
 
 
 def test_oracle_labels_are_the_majority() -> None:
