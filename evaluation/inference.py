@@ -29,7 +29,7 @@ class Inference:
         background: train id of the background class, None without one.
         scores: what ``score`` gives, see :func:`evaluation.label_map.label_map`.
         score: windows (B, 3, H, W) in [0, 1] -> scores (B, Q, h, w).
-        patch_features: windows -> features (B, C, h, w) by which patches are alike.
+        score_with_features: windows -> the scores and the features (B, C, h, w) by which patches are alike.
         window_batch: windows scored at once.
         kept: scores of images that were seen before.
     """
@@ -39,7 +39,7 @@ class Inference:
     background: int | None
     scores: Scores
     score: Callable[[Tensor], Tensor]
-    patch_features: Callable[[Tensor], Tensor]
+    score_with_features: Callable[[Tensor], tuple[Tensor, Tensor]]
     window_batch: int
     kept: KeptScores | None = None
 
@@ -66,10 +66,9 @@ class Inference:
     def _score_window(self, windows: Tensor) -> Tensor:
         """The method's scores, smoothed among similar patches where the protocol says so."""
         decision = self.protocol.decision
-        scores = self.score(windows)
         if decision.refine != "neighbours":
-            return scores
+            return self.score(windows)
+        scores, features = self.score_with_features(windows)
         temperature = decision.temperature if self.scores == "cosine" else 1.0
         probabilities = scores if self.scores == "probability" else torch.softmax(temperature * scores, 1)
-        features = self.patch_features(windows)
         return average_neighbours(probabilities, features, decision.neighbours, decision.neighbour_steps)

@@ -106,6 +106,10 @@ class Segmenter(EvaluationSteps, ABC):
         """Features (B, C, h, w) by which patches are alike, on the scores' grid; for the protocol's ``neighbours``."""
         raise NotImplementedError
 
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and :meth:`patch_features` of the same images; a method that has both from one pass gives them here."""
+        return self(images), self.patch_features(images)
+
     def prepare_fit(self, images: Any, workers: int) -> None:
         """What comes before training, such as embedding all images once.
 
@@ -198,7 +202,7 @@ class Segmenter(EvaluationSteps, ABC):
     def inference(self) -> Inference:
         """The path from an image to its label map, as the method, its words and its protocol are now."""
         background = self.vocabulary.background
-        own = (self.scores, self, self.patch_features, self.window_batch, self.kept_scores)
+        own = (self.scores, self, self.forward_with_features, self.window_batch, self.kept_scores)
         return Inference(self.protocol, self.class_of_word, background, *own)
 
     @evaluating

@@ -76,15 +76,15 @@ class OFASegmenter(Segmenter):
         self.source = torch.tensor([source], device=self.device)
 
     def patch_features(self, images: Tensor) -> Tensor:
-        """The trunk's features, before their projection."""
-        height, width = images.shape[2:]
-        stride = self.ofa.config.stride
-        return self.ofa.trunk(F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate"))
+        """The trunk's features, before their projection; a side that is no multiple of the stride is not filled up."""
+        return self.ofa.trunk(images)
+
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.patch_features(images)
+        return self.read(features).transpose(1, 2).unflatten(2, features.shape[2:]), features
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.patch_features(images)
-        scores: Tensor = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:])
-        return scores
+        return self.forward_with_features(images)[0]
 
     def name_cells(self, encoded: Encoded, ofa: OFA | None = None) -> Tensor:
         """The decoder's logits (B, L, Q) about every cell (IFSeg, section 3.3), of another OFA if given."""
