@@ -27,6 +27,9 @@ class OFASegmenter(Segmenter):
         weights: ``embedded``, a file of weights, ``hf-hub:OFA-Sys/ofa-base``, or null for random ones.
         revision: commit of an ``hf-hub:`` repository.
         tokenizer: folder of OFA's tokenizer files; null for the embedded one's.
+        redraw_map_positions: draws the positions of the decoder's maps, which only IFSeg adds to an OFA, by the run's seed
+            although the weights hold them. The embedded ones do (drawn once, never trained); published ones do not, so that
+            every seed draws them.
         dropout: of embeddings and branches, in training.
         drop_path: of the last layers' branches, in training.
         options: as of :class:`methods.segmenter.Segmenter`.
@@ -41,12 +44,14 @@ class OFASegmenter(Segmenter):
         weights: str | None = EMBEDDED,
         revision: str | None = None,
         tokenizer: str | None = None,
+        redraw_map_positions: bool = False,
         dropout: float = 0.1,
         drop_path: float = 0.1,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.ofa = load_ofa(size, weights, revision, dropout=dropout, drop_path=drop_path, frozen_trunk=self.frozen_trunk)
+        trained_with = {"dropout": dropout, "drop_path": drop_path, "frozen_trunk": self.frozen_trunk}
+        self.ofa = load_ofa(size, weights, revision, redraw_map_positions, **trained_with)
         self.tokenizer = load_tokenizer(tokenizer)
         self.pieces: list[list[int]] = []
         self.class_embeddings: Tensor = torch.zeros(0)
