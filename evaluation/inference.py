@@ -70,5 +70,5 @@ class Inference:
             return self.score(windows)
         scores, features = self.score_with_features(windows)
         temperature = decision.temperature if self.scores == "cosine" else 1.0
-        probabilities = scores if self.scores == "probability" else torch.softmax(temperature * scores, 1)
+        probabilities = scores if self.scores == "probability" else torch.softmax(temperature * scores.float(), 1)
         return average_neighbours(probabilities, features, decision.neighbours, decision.neighbour_steps)
