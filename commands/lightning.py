@@ -36,6 +36,7 @@ from reporting.recorder import SaveResults, SaveTraining
 from reporting.run_config import SaveRun, new_folder, prepare_wandb
 
 CONFIG_OPTIONS = ("--config", "-c")
+RUNS = "runs"  # where results go, unless the user says otherwise
 METHODS = methods.METHODS  # imports them, so that their class names are known
 PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
 --output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
@@ -63,7 +64,7 @@ class ZeroLabelCLI(LightningCLI):
             save_config_callback=SaveRun,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            trainer_defaults={"default_root_dir": "runs", "accelerator": "auto"},
+            trainer_defaults={"default_root_dir": RUNS, "accelerator": "auto"},
             parser_kwargs={"exit_on_error": False},
             args=arguments,
             run=run,
@@ -89,6 +90,8 @@ class ZeroLabelCLI(LightningCLI):
             print(f"going on from '{last}'" if last else f"no checkpoint under '{root}' yet: starting anew", flush=True)
         if self.subcommand == "predict":
             trainer.logger = False
+            if trainer.default_root_dir == RUNS:
+                trainer.default_root_dir = str(root / new_folder(root, self.subcommand))
         elif trainer.logger in (None, True):
             trainer.logger = {
                 "class_path": f"{CSVLogger.__module__}.CSVLogger",

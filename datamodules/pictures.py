@@ -12,6 +12,8 @@ from common.images import SUFFIXES, read_image
 from datamodules.base import DataModule
 from evaluation.vocabulary import Vocabulary
 
+WRITTEN = ("labels", "overlays", "segments")  # folders beside a predictions.json
+
 
 class Pictures(DataModule):
     """A picture or all pictures below a folder, asked with free text or the words of a known vocabulary.
@@ -26,14 +28,15 @@ class Pictures(DataModule):
     def __init__(self, images: str, classes: str, batch_size: int = 4, num_workers: int = 0) -> None:
         super().__init__(Vocabulary.named(classes), batch_size, num_workers)
         self.images = Path(images)
+        self.root = self.images if self.images.is_dir() else self.images.parent
         self.files = find_images(self.images)
 
     def predict_dataloader(self) -> DataLoader[Item]:
-        return self.loader(_Files(self.files, self.images))
+        return self.loader(_Files(self.files, self.root))
 
 
 def find_images(path: Path) -> list[Path]:
-    """The picture itself, or all pictures below a folder in sorted order.
+    """The picture itself, or all pictures below a folder in sorted order, but for what an earlier ``predict`` wrote there.
 
     Raises:
         UserError: nothing there.
@@ -43,6 +46,8 @@ def find_images(path: Path) -> list[Path]:
     if not path.exists():
         raise UserError(f"'{path}' does not exist. Give a picture or a folder of pictures.")
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    written = [found.parent / folder for found in path.rglob("predictions.json") for folder in WRITTEN]
+    files = [file for file in files if not any(file.is_relative_to(folder) for folder in written)]
     if not files:
         raise UserError(f"no pictures found in '{path}' (looked for {', '.join(sorted(SUFFIXES))}).")
     return files
@@ -52,8 +57,7 @@ class _Files(Dataset[Item]):
     """An unreadable picture becomes an item with its error, so that the others are still done."""
 
     def __init__(self, files: list[Path], root: Path) -> None:
-        self.files = files
-        self.root = root if root.is_dir() else root.parent
+        self.files, self.root = files, root
 
     def __len__(self) -> int:
         return len(self.files)
