@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
@@ -177,20 +178,27 @@ def with_shipped_configs(arguments: list[str]) -> list[str]:
 
 
 def expand_predict_options(options: list[str]) -> list[str]:
-    """Turns ``--images``, ``--classes``, ``--output`` into LightningCLI options at the end, where they win."""
-    short = {"--images": "--data.images", "--classes": "--data.classes", "--output": "--trainer.default_root_dir"}
-    kept, expanded = [], []
+    """Turns ``--images``, ``--classes``, ``--output`` into LightningCLI options that come after configs, and so win.
+
+    The first two go as JSON: words are text, whatever YAML would make of ``a: b`` or ``null``.
+    """
+    kept, data, output = list[str](), dict[str, str](), list[str]()
     remaining = iter(options)
     for option in remaining:
         name, equals, value = option.partition("=")
-        if name not in short:
+        if name not in ("--images", "--classes", "--output"):
             kept.append(option)
             continue
         if not equals and (value := next(remaining, "")) == "":
             raise UserError(f"{name} needs a value.")
-        expanded.append(f"{short[name]}={value}")
-    uses_pictures = any(e.startswith("--data.") for e in expanded)
-    return kept + (["--data=Pictures"] if uses_pictures else []) + expanded
+        if name == "--output":
+            output = [f"--trainer.default_root_dir={value}"]
+        else:
+            data[name.removeprefix("--")] = value
+    if data:
+        at = next((i for i, option in enumerate(kept) if option.startswith("--data.")), len(kept))
+        kept.insert(at, "--data=" + json.dumps({"class_path": "Pictures", "init_args": data}))
+    return kept + output
 
 
 def checkpoint_of(options: list[str], folder: Path) -> Trained | None:
