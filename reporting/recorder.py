@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from common.files import atomic_path
 from common.kept import Kept
 from common.randomness import run_seed
 from common.weights import weights_hash
-from evaluation.bootstrap import interval_of
 from evaluation.protocol_in_words import in_words
 from reporting.figures import KeepPanels, panel_images
 from reporting.result import Result
@@ -167,7 +167,9 @@ def save(folder: Path, result: Result, panels: dict[int, Image.Image]) -> None:
 def summary(result: Result) -> dict[str, Any]:
     """The numbers of a run without those per class."""
     kept = ("data", "vocabulary", "protocol", "protocol_hash", "pictures", "miou", "pixel_accuracy", "frequency_weighted_iou")
-    return {key: getattr(result, key) for key in kept} | {"miou_95": interval_of(result.draws)}
+    return {key: getattr(result, key) for key in kept} | {
+        "miou_95": None if math.isnan(result.estimate.interval[0]) else result.estimate.interval
+    }
 
 
 def print_table(result: Result) -> None:
@@ -176,8 +178,9 @@ def print_table(result: Result) -> None:
         table.add_row(name, "absent" if iou != iou else f"{100 * iou:.1f}")
     console = Console()
     console.print(table)
-    low, high = interval_of(result.draws)
+    low, high = result.estimate.interval
+    interval = "no interval from one picture" if math.isnan(low) else f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
     console.print(
-        f"mIoU {100 * result.miou:.2f} (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
+        f"mIoU {100 * result.miou:.2f} ({interval}), "
         f"pixel accuracy {100 * result.pixel_accuracy:.2f}, {result.pictures} pictures, protocol {result.protocol_hash}"
     )
