@@ -159,7 +159,7 @@ class FreeSeg(DenseCLIP):
             "code": code_of(SimilarityMaker, mine),
         }
         masks = PerImage("masks", self.masks, settings, images, "--model.masks")
-        if masks.fill(lambda some: [encode(mask) for mask in self.mine(some)], workers):
+        if masks.fill(lambda some: [encode(mask) for mask in self.mine(torch.stack([*some]))], workers):
             self.mined = masks
             self._report(statistics_of(masks, self.words))
         self.figure = self._preview(images)
