@@ -172,6 +172,6 @@ def coverage(world: World, runs: int, rng: Generator) -> Iterator[str]:
             100 * part / runs for part in (runs - count.below - count.above, count.below, count.above, count.differ)
         )
         yield (
-            f"  {name:<10} covers {covered:.1f} % (too high {below:.1f}, too low {above:.1f}), width {100 * count.width / runs:.1f}, "
-            f"calls equal methods different in {differ:.1f} %"
+            f"  {name:<10} covers {covered:.1f} % (too high {below:.1f}, too low {above:.1f}), "
+            f"width {100 * count.width / runs:.1f}, calls equal methods different in {differ:.1f} %"
         )

@@ -4,8 +4,8 @@ Leaving a picture out subtracts its areas from the sums, so that all N values co
 compared on the same pictures, so that what is hard about a picture cancels out.
 
 Why not a bootstrap: a class that few pictures hold is missing from many resampled data sets, and counts as 0 there. Percentile
-intervals then lie too low (65.8 in [57.9, 68.4] on real data); BCa moves them back, but their width cannot tell how little
-two pictures say about a class, and paired tests reject up to three times too often. ``python -m benchmarks intervals`` shows both.
+intervals then lie too low (65.8 in [57.9, 68.4] on real data); BCa moves them back, but their width cannot tell how little two
+pictures say about a class. ``python -m benchmarks intervals`` counts what each of them covers.
 """
 
 from __future__ import annotations

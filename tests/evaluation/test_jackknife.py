@@ -64,7 +64,7 @@ def test_rare_classes_do_not_push_the_interval_aside() -> None:
 
 @pytest.mark.parametrize("rarest", [2, 60])
 def test_it_covers_the_truth_and_equal_methods_are_seldom_told_apart(rarest: int) -> None:
-    """200 data sets of known mIoU: at most 9 % missed and at most 9 % called different; BCa on a bootstrap misses 13 % of the rare worlds."""
+    """200 data sets of known mIoU: at most 9 % missed and at most 9 % called different."""
     world = World("", 21, 300, rarest, max(20, rarest), error=0.1, spread=0.7, ghosts=0.1)
     rng = np.random.default_rng(5)
     truth = world.truth(rng, pictures=100_000)
