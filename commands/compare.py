@@ -10,7 +10,6 @@ from typing import Any
 import common.compat  # noqa: F401  (must come before lightning)
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 
 import datamodules
@@ -71,10 +70,10 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def parse_plan(path: Path) -> Comparison:
+def parse_plan(content: dict[str, Any]) -> Comparison:
+    """A plan from what its YAML holds, with its types checked."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Comparison, "plan")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     plan: Comparison = parser.instantiate_classes(parser.parse_object({"plan": content})).plan
     return plan
 

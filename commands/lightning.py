@@ -29,7 +29,7 @@ import methods
 from commands.errors import plain_errors
 from common.arguments import option_pairs
 from common.errors import UserError
-from common.files import shipped, writable_folder
+from common.files import read_yaml, shipped, writable_folder
 from reporting.checkpoints import AtomicCheckpointIO, default_checkpoints, last_checkpoint
 from reporting.predictions import SavePredictions
 from reporting.recorder import SaveResults, SaveTraining
@@ -161,16 +161,28 @@ def build(arguments: list[str], run: bool = False, trained: Trained | None = Non
 
 
 def with_shipped_configs(arguments: list[str]) -> list[str]:
-    """The arguments with every ``--config configs/...`` that is not here replaced by the shipped one."""
+    """The arguments with every ``--config configs/...`` that is not here replaced by the shipped one.
+
+    Raises:
+        UserError: a config is no YAML.
+    """
     found = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, value = argument.partition("=")
         if before in CONFIG_OPTIONS:
-            argument = shipped(argument)
+            argument = _config(argument)
         elif equals and name in CONFIG_OPTIONS:
-            argument = f"{name}={shipped(value)}"
+            argument = f"{name}={_config(value)}"
         found.append(argument)
     return found
+
+
+def _config(path: str) -> str:
+    """Where the config lies; one that is there must be a YAML mapping."""
+    path = shipped(path)
+    if Path(path).is_file():
+        read_yaml(path)
+    return path
 
 
 def expand_predict_options(options: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.batch import Item
 from common.errors import UserError
 from common.images import SUFFIXES, read_image
+from common.values import Count, Natural
 from datamodules.base import DataModule
 from evaluation.vocabulary import Vocabulary
 
@@ -23,7 +24,7 @@ class Pictures(DataModule):
         num_workers: loader processes.
     """
 
-    def __init__(self, images: str, classes: str, batch_size: int = 4, num_workers: int = 0) -> None:
+    def __init__(self, images: str, classes: str, batch_size: Count = 4, num_workers: Natural = 0) -> None:
         super().__init__(Vocabulary.named(classes), batch_size, num_workers)
         self.images = Path(images)
         self.files = find_images(self.images)

@@ -14,9 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
 
-from common.files import atomic_path
+from common.files import atomic_path, save_tensors
 from common.kept import Kept
 from common.randomness import run_seed
 from common.weights import weights_hash
@@ -122,8 +121,7 @@ class SaveTraining(Callback):
         if folder and trainer.is_global_zero:
             for name, exported in pl_module.export().items():
                 tensors = {key: value.detach().cpu().contiguous() for key, value in exported.tensors.items()}
-                with atomic_path(folder / name) as path:
-                    save_file(tensors, path, exported.texts)
+                save_tensors(folder / name, tensors, exported.texts)
 
 
 def run_folder(trainer: Any) -> Path | None:
