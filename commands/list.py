@@ -5,15 +5,26 @@ from __future__ import annotations
 import datamodules
 import methods
 from backbones.attention import RULES
-from common.errors import known
+from common.errors import UserError, known
 from evaluation import Protocol, Vocabulary
 from evaluation.protocol_in_words import in_words
 
 KINDS = ("methods", "rules", "datamodules", "vocabularies", "protocols")
+USAGE = f"""usage: zerolabel list [{"|".join(KINDS)}]
+
+Names what zerolabel knows, of one kind or of all.
+"""
 
 
 def run(arguments: list[str]) -> int:
     """Lists one kind, or all."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if arguments[1:]:
+        raise UserError(f"list takes one kind, not '{' '.join(arguments)}'.")
+    if arguments:
+        known("kind", arguments[0], KINDS)
     kinds = {
         "methods": {name: f"sees {cls.sees.value}" for name, cls in methods.METHODS.items()},
         "rules": dict.fromkeys(RULES, "attention rule of TrainingFree"),
@@ -21,7 +32,7 @@ def run(arguments: list[str]) -> int:
         "vocabularies": {n: Vocabulary.load(n).title for n in Vocabulary.known_names()},
         "protocols": {n: "; ".join(in_words(Protocol.preset(n))[:1]) for n in Protocol.known_presets()},
     }
-    for kind in [known("kind", arguments[0], kinds)] if arguments else kinds:
+    for kind in arguments or kinds:
         print(f"{kind}:")
         for name, text in kinds[kind].items():
             print(f"  {name:<20} {text}")

@@ -45,6 +45,19 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
+def walk(folder: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """``os.walk``, which would pass over a folder that cannot be listed as if it were empty.
+
+    Raises:
+        UserError: there is such a folder.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise UserError(f"folder '{error.filename}' cannot be read: {error.strerror}.") from error
+
+    return os.walk(folder, onerror=unreadable)
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> None:
     """A safetensors file, whole or not at all.
 

@@ -53,7 +53,8 @@ def check_values(cls: type, base: type, values: Mapping[str, Any]) -> None:
 
 def by_name(cls: type, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a call ``cls(*arguments, **options)`` gives, under their parameters' names."""
-    return dict(zip(inspect.signature(cls).parameters, arguments, strict=False)) | dict(options)
+    _, *names = inspect.signature(cls.__init__).parameters  # type: ignore[misc]  # without self
+    return dict(zip(names, arguments, strict=False)) | dict(options)
 
 
 def _check(where: str, name: str, value: Any, hint: Any) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from abc import ABC, ABCMeta, abstractmethod
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -35,7 +35,15 @@ class Benchmark(Dataset[Item]):
         """A digest of all files that the pictures and masks are read from; "" where they follow from options and code."""
 
 
-class DataModule(lightning.LightningDataModule):
+class Checked(ABCMeta):
+    """Of classes whose values are checked before any of them is used; see :mod:`common.values`."""
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        check_values(cls, DataModule, by_name(cls, arguments, options))
+        return super().__call__(*arguments, **options)
+
+
+class DataModule(lightning.LightningDataModule, metaclass=Checked):
     """A vocabulary and pictures: labelled ones to score a method on, others to train on or to predict.
 
     Args:
@@ -47,11 +55,6 @@ class DataModule(lightning.LightningDataModule):
 
     label_spaces: tuple[str, ...] = ()
     train_batch_size: int = 0  # per process; 0 where there is nothing to train on
-
-    def __new__(cls, *arguments: Any, **options: Any) -> Self:
-        """Checks the values before any of them is used."""
-        check_values(cls, DataModule, by_name(cls, arguments, options))
-        return super().__new__(cls)
 
     def __init__(self, vocabulary: Vocabulary, batch_size: Count = 4, num_workers: Natural = 1, limit: Natural = 0) -> None:
         super().__init__()

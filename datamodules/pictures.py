@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.batch import Item
 from common.errors import UserError
+from common.files import walk
 from common.images import SUFFIXES, read_image
 from common.values import Count, Natural
 from datamodules.base import DataModule
@@ -37,13 +38,14 @@ def find_images(path: Path) -> list[Path]:
     """The picture itself, or all pictures below a folder in sorted order.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing there, or a folder that cannot be read.
     """
     if path.is_file():
         return [path]
     if not path.exists():
         raise UserError(f"'{path}' does not exist. Give a picture or a folder of pictures.")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    walked = (Path(folder, name) for folder, _, names in walk(path) for name in names)
+    files = sorted(file for file in walked if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise UserError(f"no pictures found in '{path}' (looked for {', '.join(sorted(SUFFIXES))}).")
     return files
