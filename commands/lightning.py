@@ -27,6 +27,7 @@ import datamodules
 import methods
 from commands.checks import check_trainer
 from commands.errors import plain_errors
+from commands.help import CONFIG_OPTIONS, HELP_ALL, HELP_OPTIONS, print_help
 from commands.network import ask_the_network_first
 from common.arguments import option_pairs
 from common.errors import UserError
@@ -38,7 +39,6 @@ from reporting.progress import Progress
 from reporting.recorder import SaveResults, SaveTraining
 from reporting.run_config import SaveRun, new_folder, prepare_wandb
 
-CONFIG_OPTIONS = ("--config", "-c")
 FILE_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 RUN_FOLDER = "(the run's folder)"  # where they write if nothing else is said
 METHODS = methods.METHODS  # imports them, so that their class names are known
@@ -146,9 +146,13 @@ def run(arguments: list[str]) -> int:
     """Runs ``[subcommand, options ...]``; returns the exit code."""
     quiet()
     subcommand, options = arguments[0], arguments[1:]
-    if subcommand == "predict":
-        if {"-h", "--help"} & set(options):
+    if HELP_OPTIONS & set(options):
+        if subcommand == "predict":
             print(PREDICT_HELP)
+        print_help(subcommand, options)
+        return 0
+    options = ["--help" if option == HELP_ALL else option for option in options]
+    if subcommand == "predict":
         options = [*expand_predict_options(options), "--return_predictions=false"]  # they are on disk
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -22,6 +22,7 @@ from common.weights import weights_hash
 from evaluation.protocol_in_words import in_words
 from reporting.figures import KeepPanels, panel_images
 from reporting.result import Result
+from reporting.tables import safe_cell
 
 PICTURES = 4
 RESULT = "result"
@@ -156,7 +157,7 @@ def save(folder: Path, result: Result, panels: dict[int, Image.Image]) -> None:
     with atomic_path(folder / "per_class.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "iou"])
-        writer.writerows(zip(result.names, result.iou.tolist(), strict=True))
+        writer.writerows(zip(map(safe_cell, result.names), result.iou.tolist(), strict=True))
     for index, panel in panels.items():
         with atomic_path(folder / "panels" / f"{index}.png") as path:
             panel.save(path, format="PNG")

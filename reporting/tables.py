@@ -21,6 +21,7 @@ from reporting.result import Result
 
 ORACLE = "(oracle)"  # ends what a method sees, where that is labels
 SIGNIFICANT = 0.05
+_TEX = {c: "\\" + c for c in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,19 @@ def _with_significance(entries: list[Entry]) -> list[Entry]:
 
 
 _MARKDOWN = """\
-# {{ plan.title }}
+# {{ plan.title|md }}
 {% if plan.note %}
 {{ plan.note }}
 {% endif -%}
 {% for column in columns %}
-## {{ column.benchmark }}
+## {{ column.benchmark|md }}
 
 Protocol {{ column.protocol }}, `{{ column.protocol_hash }}`.
 
 | method | sees | mIoU | 95 % interval | pixel acc. | {{ "contrast | " if plan.contrast }}pictures/s |
 |---|---|---|---|---|---|{{ "---|" if plan.contrast }}
 {% for e in column.entries -%}
-| {{ e.method }} | {{ e.sees }} | {{ "**%s**"|format(e|value) if e.best else e|value }}{{ " ≈" if e.tied }} | \
+| {{ e.method|md }} | {{ e.sees }} | {{ "**%s**"|format(e|value) if e.best else e|value }}{{ " ≈" if e.tied }} | \
 {{ e|interval }} | {{ e.pixel_accuracy|percent }} | \
 {{ "%+.1f | "|format(100 * e.contrast) if plan.contrast }}{{ "%.0f"|format(e.pictures_per_second) }} |
 {% endfor -%}
@@ -145,13 +146,13 @@ oracles, outside the ranking. mIoU in per cent.\
 | method | benchmark | mIoU | source |
 |---|---|---|---|
 {% for q in plan.quotes -%}
-| {{ q.method }} | {{ q.benchmark }} | {{ q.value }} | {{ q.source }} |
+| {{ q.method|md }} | {{ q.benchmark|md }} | {{ q.value|md }} | {{ q.source|md }} |
 {% endfor -%}
 {% endif -%}
 """
 
 _LATEX = """\
-% {{ plan.title }}. Bold: best; $\\approx$: not significantly worse (paired jackknife, p > 0.05); $\\dagger$: oracle.
+% {{ plan.title|line }}. Bold: best; $\\approx$: not significantly worse (paired jackknife, p > 0.05); $\\dagger$: oracle.
 \\begin{tabular}{l{{ "r" * columns|length }}}
 \\toprule
 method{% for column in columns %} & {{ column.benchmark|tex }}{% endfor %} \\\\
@@ -178,8 +179,21 @@ def interval(entry: Entry) -> str:
     return "–" if math.isnan(entry.low) else f"{_percent(entry.low)} to {_percent(entry.high)}"
 
 
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _tex(text: str) -> str:
-    return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+    return "".join(_TEX.get(c, c) for c in _line(text))
+
+
+def _md(text: str) -> str:
+    return "".join("\\" + c if c in "\\`|<>*[]" else c for c in _line(text))
+
+
+def safe_cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, behind an apostrophe; anything else as it is."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _tex_cell(entry: Entry | None) -> str:
@@ -192,7 +206,8 @@ def _tex_cell(entry: Entry | None) -> str:
 
 def environment() -> Environment:
     jinja = Environment(autoescape=False, keep_trailing_newline=True)  # noqa: S701 (text, not HTML)
-    jinja.filters |= {"percent": _percent, "value": value, "interval": interval, "tex": _tex, "cell": _tex_cell}
+    jinja.filters |= {"percent": _percent, "value": value, "interval": interval, "cell": _tex_cell}
+    jinja.filters |= {"line": _line, "md": _md, "tex": _tex}
     return jinja
 
 
@@ -217,7 +232,7 @@ def _csv(rows: list[dict[str, Any]], fields: list[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 

@@ -180,7 +180,17 @@ class ZeroSeg(TokenSegmenter):
         return difference.mean(-1) if self.dim_reduction == "mean" else difference.sum(-1)
 
     def prepare_fit(self, images: StillImages, workers: int) -> None:
-        """The teacher embeds the views of all images."""
+        """The teacher embeds the views of all images.
+
+        Raises:
+            UserError: they are of another size than the decoder reconstructs, before hours are spent on views.
+        """
+        height, width = images[0, 0]["image"].shape[-2:]
+        if {height, width} != {side := int(self.student.model.config.image_size)}:
+            raise UserError(
+                f"images are {height} x {width}, but ZeroSeg's autoencoder of size '{self.size}' is for {side} x {side}. "
+                f"Set --data.size {side}."
+            )
         self._compare_with_the_recipe()
         precision = self.trainer.precision_plugin
         self.teacher.prepare(images, workers, self.cache, str(precision.precision), precision.forward_context)

@@ -183,6 +183,30 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, capsys: pyt
     assert "trust" not in line
 
 
+def test_a_help_shows_the_options_of_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", "--help", "--config", "configs/zeroseg/shapes.yaml", "--data=VOC"]) == 0
+    printed = capsys.readouterr().out
+    for text in (
+        "--model ZeroSeg, ",
+        "--model.mask_ratio",
+        "share of the patches hidden",
+        "--model.window_batch",
+        "--data.split",
+    ):
+        assert text in printed, text
+    assert "--data.train_pictures" not in printed  # the config's Shapes, which the option replaces
+    assert "--trainer.limit_val_batches" not in printed
+    assert "--help_all" in printed
+    assert cli.main(["test", "-h"]) == 0
+    assert "--model NAME: FreeSeg, GroupViT" in capsys.readouterr().out
+    assert cli.main(["fit", "-h", "--config=configs/pretrain/tiny_clip.yaml"]) == 0
+    assert "--model.tagging_steps" in capsys.readouterr().out
+    assert "unknown method 'ZeroSge'. Did you mean 'ZeroSeg'" in fails(capsys, "fit", "-h", "--model=ZeroSge")
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--help_all"])
+    assert "--trainer.limit_val_batches" in capsys.readouterr().out
+
+
 def test_list_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: zerolabel list [methods|rules|")

@@ -2,8 +2,10 @@
 
 import base64
 import csv
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,9 @@ import commands.compare
 from common.errors import UserError
 from common.kept import Kept
 from reporting.comparison import Measuring
-from reporting.plan import read_plan
+from reporting.plan import Comparison, read_plan
 from reporting.result import Result
-from reporting.tables import ORACLE, columns
+from reporting.tables import ORACLE, columns, write_tables
 from tests import data as tiny
 
 OBJECTS = {"name": "objects", "data": "Shapes", "options": {"pictures": 4, "num_workers": 0}, "protocol": "shapes"}
@@ -326,6 +328,24 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_kept(tmp_path: Path) -> No
     assert f"error: cannot write '{tmp_path / 'out' / 'fits'}" in errors[0]
     assert "Nothing was replaced" in errors[0]
     assert len(list((tmp_path / "out" / "kept").glob("*.safetensors"))) == 1
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    """A formula, a cell border, a tag, and what LaTeX would run."""
+    names = ["=cmd|' /C calc'!A1", "a | b <script>", "\\input{/etc/passwd}^~_&"]
+    found = [replace(result("m", torch.randint(20, 70, (9,)), "a"), method=name, benchmark="new\nline") for name in names]
+    plan = Comparison("A title\n\\input{x}", [], [])
+    write_tables(found, plan, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["method"] for row in rows] == [f"'{names[0]}", *names[1:]]
+    assert rows[0]["miou"] == str(found[0].miou)  # numbers stay, negative ones too
+    markdown, tex = ((tmp_path / f"results.{kind}").read_text() for kind in ("md", "tex"))
+    cells = [re.split(r"(?<!\\)\|", line) for line in markdown.splitlines() if "calc" in line or "script" in line]
+    assert [len(row) for row in cells] == [9 - 1] * 2  # borders left and right of six cells
+    assert "a \\| b \\<script\\>" in markdown
+    assert "## new line" in markdown
+    assert "\\textbackslash{}input\\{/etc/passwd\\}\\textasciicircum{}\\textasciitilde{}\\_\\& & " in tex
+    assert tex.splitlines()[0].startswith("% A title \\input{x}. Bold")
 
 
 def test_a_config_and_its_folder_must_exist() -> None:
