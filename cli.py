@@ -42,7 +42,8 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
             prints a script that completes all of this at the press of TAB
 
 fit, validate, test and predict are LightningCLI commands: --config may be repeated (later wins), every value can be
-set on the command line (--model.rule naclip --model.protocol sclip --trainer.devices 2), --print_config shows the rest.
+set on the command line (--model.rule naclip --model.protocol sclip --trainer.devices 2). --help after a --config, --model or
+--data shows the options of what it names, --help_all those of Lightning's trainer, --print_config all values.
 The shipped configs/... are found from any folder.
 """
 

@@ -19,7 +19,7 @@ from methods import METHODS
 CONFIG_OPTIONS = ("--config", "-c")
 HELP_OPTIONS = {"-h", "--help"}
 HELP_ALL = "--help_all"
-KINDS: dict[str, tuple[str, dict[str, type]]] = {"model": ("method", METHODS), "data": ("datamodule", DATAMODULES)}
+PARTS: dict[str, tuple[str, dict[str, type]]] = {"model": ("method", METHODS), "data": ("datamodule", DATAMODULES)}
 OF_ALL = {
     "--config FILE": "settings of a method or a data set; later ones win, and options win over all",
     "--print_config": "all settings as a config, instead of running",
@@ -40,7 +40,7 @@ def print_help(command: str, options: list[str]) -> None:
     for option, text in OF_ALL.items():
         print(f"  {option:<32} {text}")
     chosen = named(options)
-    for part, (kind, classes) in KINDS.items():
+    for part, (kind, classes) in PARTS.items():
         if part not in chosen:
             print(f"\n--{part} NAME: {', '.join(sorted(classes))}.")
             print("With a name, or a config that has one, its options are shown here.")
@@ -58,8 +58,8 @@ def named(options: list[str]) -> dict[str, str]:
     for option, value in option_pairs(options):
         if option in CONFIG_OPTIONS and Path(shipped(value)).is_file():
             content = read_yaml(shipped(value))
-            found |= {part: path for part in KINDS if (path := _class_of(content.get(part)))}
-        found |= {part: value for part in KINDS if option in (f"--{part}", f"--{part}.class_path")}
+            found |= {part: path for part in PARTS if (path := _class_of(content.get(part)))}
+        found |= {part: value for part in PARTS if option in (f"--{part}", f"--{part}.class_path")}
     return found
 
 

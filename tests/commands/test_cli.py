@@ -39,9 +39,13 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return lines[0]
 
 
+LIGHT = [["list", "--help"], ["list", "method"], ["completion", "--help"], ["completion", "tcsh"], ["predcit"]]
+
+
 def test_help_needs_no_heavy_import() -> None:
-    """What makes --help fast: neither torch nor lightning is imported for it."""
-    code = "import sys, cli; cli.main(['--help']); assert not {'torch', 'lightning', 'open_clip'} & set(sys.modules)"
+    """What makes --help fast, and the mistakes of light commands: neither torch nor lightning is imported for them."""
+    calls = f"cli.main(['--help']); [cli.main(a) for a in {LIGHT}]"
+    code = f"import sys, cli; {calls}; assert not {{'torch', 'lightning', 'open_clip'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert all(command in done.stdout for command in cli.COMMANDS)
 
