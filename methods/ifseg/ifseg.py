@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from common.values import Amount, Natural, Share
 from evaluation.refine import average_neighbours
 from methods.ifseg.map_loss import map_cross_entropy, upsampling
 from methods.ifseg.ofa_segmenter import OFASegmenter
@@ -52,18 +52,16 @@ class IFSeg(OFASegmenter):
 
     def __init__(
         self,
-        learning_rate: float = 5e-5,
-        weight_decay: float = 0.1,
-        self_training_from: int | None = None,
-        interpolation: float = 1.0,
+        learning_rate: Amount = 5e-5,
+        weight_decay: Amount = 0.1,
+        self_training_from: Natural | None = None,
+        interpolation: Share = 1.0,
         select_on_labels: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.self_training_from, self.select_on_labels = self_training_from, select_on_labels
-        if not 0 <= interpolation <= 1:
-            raise UserError(f"--model.interpolation is {interpolation}; it is a share, 0 to 1.")
         self.interpolation = interpolation
         self.sees = Supervision.NAMES if self_training_from is None else Supervision.PICTURES
         if select_on_labels:
