@@ -82,6 +82,10 @@ def parse_plan(path: Path) -> Comparison:
 def load_checkpoint(model: Any, path: str) -> None:
     """Loads weights only; raises UserError for the checkpoint of another model."""
     try:
-        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["state_dict"])
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+    except UserError as error:
+        raise UserError(f"checkpoint '{path}': {error}") from error
     except (RuntimeError, KeyError) as error:
         raise UserError(f"checkpoint '{path}' is of another model: {' '.join(str(error).split())[:300]}") from error

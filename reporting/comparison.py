@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from common.code import code_of
 from common.files import shipped, writable_folder
 from common.kept import Kept, key_of
+from common.restorable import learnt_state, load_learnt
 from common.weights import weights_hash
 from reporting.contrast import ScoreContrast
 from reporting.page import write_label_maps, write_report
@@ -169,7 +170,7 @@ class Measuring:
         entry = self.fits.read(key)
         if entry is not None:
             png = entry.tensors.pop(FIGURE, None)
-            model.load_state_dict(entry.tensors)
+            load_learnt(model, entry.tensors)
             figure = None if png is None else png.numpy().tobytes()
             return Training(entry.note["seconds"], self.devices, images_per_step, figure)
         print(f"training {type(model).__name__} ...", flush=True)
@@ -178,7 +179,7 @@ class Measuring:
         seconds = time.perf_counter() - started
         if writes():
             drawn = {} if model.figure is None else {FIGURE: torch.frombuffer(bytearray(model.figure), dtype=torch.uint8)}
-            self.fits.write(key, model.state_dict() | drawn, {"seconds": seconds})
+            self.fits.write(key, learnt_state(model) | drawn, {"seconds": seconds})
         return Training(seconds, self.devices, images_per_step, model.figure)
 
 

@@ -47,6 +47,7 @@ class OFASegmenter(Segmenter):
     ) -> None:
         super().__init__(**options)
         self.ofa = load_ofa(size, weights, revision, dropout=dropout, drop_path=drop_path, frozen_trunk=self.frozen_trunk)
+        self.pretrained_parts = () if weights is None else ("ofa",)
         self.tokenizer = load_tokenizer(tokenizer)
         self.pieces: list[list[int]] = []
         self.class_embeddings: Tensor = torch.zeros(0)
