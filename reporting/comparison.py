@@ -28,7 +28,7 @@ from common.weights import weights_hash
 from reporting.contrast import ScoreContrast
 from reporting.page import write_label_maps, write_report
 from reporting.plan import BenchmarkEntry, Comparison, MethodEntry
-from reporting.recorder import Measure
+from reporting.recorder import Measure, save_exported
 from reporting.result import Result
 from reporting.tables import write_tables
 
@@ -115,6 +115,8 @@ class Measuring:
                     if method.fit:
                         words = [words_of.data, words_of.options] if words_of else []
                         training = self._train(model, fit_data, trainer, made_by | {"words": words})
+                        if writes():  # for rows that start from this one
+                            save_exported(model, Path(trainer.default_root_dir))
                     for benchmark in benchmarks:
                         yield self._result(model, method, seed, benchmark, made_by, training)
 

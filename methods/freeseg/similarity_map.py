@@ -88,7 +88,7 @@ class SimilarityMap(SimilarityCLIP):
     def inference(self) -> Inference:
         """Hands whole images on, in their own size."""
         found = super().inference
-        return replace(found, protocol=found.protocol.changed(short_side=None, crop=None, stride=None))
+        return replace(found, protocol=found.protocol.changed(short_side=0, crop=None, stride=None))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.similarity(images)[1]
