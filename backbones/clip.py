@@ -120,8 +120,12 @@ class CLIP(nn.Module):
         return F.normalize(pooled, dim=-1) if unit else pooled
 
     def embed_patches(self, images: Tensor, position_resize: str) -> tuple[Tensor, tuple[int, int]]:
-        """What the first block sees, (B, 1 + n, D), and the grid; a side that is no multiple of the patch is resized up."""
-        height, width = (-(-side // self.stride) * self.stride for side in images.shape[-2:])
+        """What the first block sees, (B, 1 + n, D), and the grid.
+
+        Pixels to the right and below that make no whole patch are dropped, and the grid stands for the whole image, as in the
+        published code of SCLIP and NACLIP. A side shorter than a patch is resized to one.
+        """
+        height, width = (max(side, self.stride) for side in images.shape[-2:])
         if (height, width) != tuple(images.shape[-2:]):
             images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
         patches = self.visual.conv1((images - self.mean) / self.std)

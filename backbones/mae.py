@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from backbones.clip import CLIP
+from backbones.mae_loading import initialise, load
 from common.errors import UserError, known
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -53,7 +54,7 @@ class MAE(nn.Module):
 
     Args:
         size: ``base`` as published, or ``embedded``.
-        weights: ``facebook/vit-mae-base`` or a folder of its files; None for random ones.
+        weights: ``facebook/vit-mae-base``, a folder of its files, or facebookresearch/mae's own file; None for random ones.
         revision: commit of the repository.
         norm_pix_loss: the decoder predicts pixels normalised per patch.
     """
@@ -69,9 +70,10 @@ class MAE(nn.Module):
             **SIZES[known("MAE size", size, SIZES)], norm_pix_loss=norm_pix_loss, hidden_dropout_prob=0.0
         )
         config._attn_implementation = "sdpa"
-        self.model: Any = ViTMAEForPreTraining(config) if weights is None else _published(weights, revision, config)
-        if weights is None:  # transformers' own initialisation leaves the decoder without positions
-            self.model.decoder.initialize_weights((config.image_size // config.patch_size) ** 2)
+        self.model: Any = ViTMAEForPreTraining(config)
+        initialise(self.model)
+        if weights is not None:
+            load(self.model, weights, revision)
         self.ln_pre: nn.Module = nn.Identity()  # in front of the first block; a CLIP has a LayerNorm there
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
         self.register_buffer("mean", mean)
@@ -156,10 +158,3 @@ def _copy_block(layer: Any, block: Any) -> None:
     layer.mlp.activation_fn = block.mlp.gelu
     layer.mlp.fc1.load_state_dict(block.mlp.c_fc.state_dict())
     layer.mlp.fc2.load_state_dict(block.mlp.c_proj.state_dict())
-
-
-def _published(weights: str, revision: str | None, config: Any) -> Any:
-    try:
-        return ViTMAEForPreTraining.from_pretrained(weights, revision=revision or "main", config=config, use_safetensors=True)
-    except Exception as error:
-        raise UserError(f"MAE weights '{weights}' cannot be loaded: {str(error).splitlines()[0][:200]}") from error

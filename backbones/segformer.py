@@ -1,4 +1,4 @@
-"""Segmentation networks of maintained libraries, as pictures in [0, 1] -> pixel features at a stride."""
+"""SegFormer (NeurIPS 2021) of transformers, as pictures in [0, 1] -> pixel features at a stride of 4."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.segmentation import deeplabv3_resnet50
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from common.errors import UserError, known
@@ -23,16 +22,15 @@ SEGFORMERS: dict[str, dict[str, Any]] = {
     },
     "segformer_b0": {},  # transformers' defaults
 }
-NETWORKS = (*SEGFORMERS, "deeplab_r50")
 
 
 class SegFormer(nn.Module):
     """See the module.
 
     Args:
-        name: one of ``NETWORKS``.
+        name: one of ``SEGFORMERS``.
         channels: of the output.
-        weights: of the encoder, ``nvidia/mit-b0`` or a folder (SegFormer); None for random ones.
+        weights: of the encoder, ``nvidia/mit-b0`` or a folder; None for random ones.
         revision: commit of the repository.
     """
 
@@ -41,13 +39,9 @@ class SegFormer(nn.Module):
 
     def __init__(self, name: str, channels: int, weights: str | None = None, revision: str | None = None) -> None:
         super().__init__()
-        known("segmentation network", name, NETWORKS)
-        if name == "deeplab_r50":
-            if weights is not None:
-                raise UserError(f"network weights '{weights}': deeplab_r50 starts from random ones here; choose segformer_b0.")
-            self.network: Any = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=channels)
-        elif weights is None:
-            self.network = SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMERS[name] | {"num_labels": channels}))
+        known("segmentation network", name, SEGFORMERS)
+        if weights is None:
+            self.network: Any = SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMERS[name] | {"num_labels": channels}))
         else:
             self.network = _published(weights, revision, channels)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
@@ -55,9 +49,8 @@ class SegFormer(nn.Module):
         self.register_buffer("std", std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, channels, h, w), h = H / 4 for a SegFormer, H for DeepLab."""
-        found = self.network((images - self.mean) / self.std)
-        out: Tensor = found["out"] if isinstance(found, dict) and "out" in found else found.logits
+        """(B, 3, H, W) -> (B, channels, H / 4, W / 4)."""
+        out: Tensor = self.network((images - self.mean) / self.std).logits
         return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import common.compat  # noqa: F401  (must come before what imports torchvision)
@@ -28,12 +29,11 @@ def make() -> tuple[Callable[[], object], Callable[[], object]]:
     loader = data.train_dataloader()
     batch = data.on_after_batch_transfer(next(iter(loader)), 0)
     model._trainer = type("Steps", (), {"global_step": 0, "training": True})()
-    model.cache = tempfile.mkdtemp()
-    model.prepare_fit(loader.dataset, 0)
-    cache = model.views
+    model.teacher.prepare(loader.dataset, 0, tempfile.mkdtemp(), "32", nullcontext)
+    cache = model.teacher.kept
 
-    def step(views: PerImage | None) -> float:
-        model.views = views
+    def step(kept: PerImage | None) -> float:
+        model.teacher.kept = kept
         model.zero_grad()
         loss = model.training_step(batch, 0)
         loss.backward()

@@ -53,8 +53,21 @@ def decode_mask(data: bytes, name: str) -> NDArray[np.uint8]:
     """
     with _opened(data, f"mask '{name}'") as image:
         if image.mode not in ("P", "L"):
-            raise UserError(f"mask '{name}' is a {image.mode} picture; it must hold class indices (mode P or L).")
+            raise UserError(
+                f"mask '{name}' is a {image.mode} picture; it must hold class indices (mode P or L), or name its colours "
+                "(--data Folder --data.colours)."
+            )
         return np.array(image)
+
+
+def decode_colours(data: bytes, name: str) -> NDArray[np.uint32]:
+    """The colours (H, W) of an RGB or palette mask, 65536 R + 256 G + B.
+
+    Raises:
+        UserError: broken.
+    """
+    with _opened(data, f"mask '{name}'") as image:
+        return np.array(image.convert("RGB")).astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
 
 
 def decode_ids(data: bytes, name: str) -> NDArray[np.uint32]:

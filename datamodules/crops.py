@@ -21,3 +21,8 @@ def cut(picture: Tensor, crop: str, size: int, seed: list[int]) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hash(tuple(seed)))  # of integers: the same in every process
         return v2.Compose([v2.RandomResizedCrop(size, scale=(0.25, 1.0), **bicubic), v2.RandomHorizontalFlip()])(picture)
+
+
+def middle_square(picture: Tensor) -> Tensor:
+    """(3, H, W) -> (3, S, S), S the short side."""
+    return v2.CenterCrop(min(picture.shape[1:]))(picture)

@@ -45,15 +45,19 @@ class FilePattern:
         self.folder, _, self.file = pattern.rpartition("/")
         self.pattern = pattern
 
+    def name(self, picture: str) -> str:
+        """The file of a picture."""
+        return self.pattern.format(picture)
+
     def path(self, name: str) -> str:
-        return self.files.path(self.pattern.format(name))
+        return self.files.path(self.name(name))
 
     def bytes(self, name: str) -> bytes:
-        return self.files.read(self.pattern.format(name))
+        return self.files.read(self.name(name))
 
     def content(self, names: list[str]) -> Contents:
         """(N, 16) digests of the pictures' files."""
-        files = [self.pattern.format(name) for name in names]
+        files = [self.name(name) for name in names]
         return contents(self.files.where, (self.files.stamp(file) for file in files), lambda i: self.files.read(files[i]))
 
     def known(self) -> set[str]:

@@ -16,7 +16,7 @@ from common.images import decode_image
 from common.randomness import run_seed
 from common.records import Contents, joined
 from datamodules.base import DataModule, TrainingData
-from datamodules.crops import CROPS, cut
+from datamodules.crops import CROPS, cut, middle_square
 from datamodules.reading.shards import ShardedImages
 from datamodules.reading.sources import FolderImages, ImageSource, ListedImages, RemainingImages
 from datamodules.sampling import TrainingLoader
@@ -102,6 +102,10 @@ class UnlabeledPictures(Dataset[dict[str, Any]]):
 
     def name(self, index: int) -> str:
         return self.source.name(index)
+
+    def square(self, index: int) -> Tensor:
+        """(3, S, S) uint8, the middle square at the resolution of the file: what the centre crop shows."""
+        return middle_square(self._readable(index)[0])
 
     def contents(self) -> Contents:
         return self.source.contents()

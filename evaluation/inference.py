@@ -29,6 +29,7 @@ class Inference:
         background: train id of the background class, None without one.
         scores: what ``score`` gives, see :func:`evaluation.label_map.label_map`.
         score: windows (B, 3, H, W) in [0, 1] -> scores (B, Q, h, w).
+        score_with_best: windows -> the scores and, where it is not their maximum, the best probability (B,) of each window.
         patch_features: windows -> features (B, C, h, w) by which patches are alike.
         window_batch: windows scored at once.
         kept: scores of images that were seen before.
@@ -39,6 +40,7 @@ class Inference:
     background: int | None
     scores: Scores
     score: Callable[[Tensor], Tensor]
+    score_with_best: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     patch_features: Callable[[Tensor], Tensor]
     window_batch: int
     kept: KeptScores | None = None
@@ -52,24 +54,62 @@ class Inference:
     @torch.inference_mode()
     def label_maps(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
         """Label maps, each at its image's size."""
-        decision = self.protocol.decision
-        kind: Scores = "probability" if decision.refine == "neighbours" else self.scores
+        classes = self.class_of_word
+        if self.background_channel:
+            classes = torch.cat([classes, classes.new_tensor([self.background])])
+        decided = (self.protocol.decision, self.background, self.kind, with_score)
         return [
-            label_map(scored, self.class_of_word, (image.shape[1], image.shape[2]), decision, self.background, kind, with_score)
+            label_map(scored, classes, (image.shape[1], image.shape[2]), *decided)
             for scored, image in zip(self.score_images(images), images, strict=True)
         ]
+
+    @property
+    def kind(self) -> Scores:
+        """What the scores of windows are once the protocol has acted on them."""
+        decision = self.protocol.decision
+        acts = self.background_channel or decision.refine == "neighbours" or decision.activation == "sigmoid"
+        return "probability" if acts else self.scores
+
+    @property
+    def background_channel(self) -> bool:
+        """Whether each window gets a channel of the background."""
+        return self.background is not None and self.protocol.decision.background == "threshold"
 
     def _score(self, images: list[Tensor]) -> list[WindowScores]:
         resized = [resize_image(image, self.protocol.windows) for image in images]
         return score_windows(self._score_window, resized, self.protocol.windows, self.window_batch)
 
     def _score_window(self, windows: Tensor) -> Tensor:
-        """The method's scores, smoothed among similar patches where the protocol says so."""
+        """The method's scores, with all that the protocol does in each window."""
         decision = self.protocol.decision
-        scores = self.score(windows)
-        if decision.refine != "neighbours":
+        if self.kind == self.scores and not self.background_channel and decision.refine != "neighbours":
+            return self.score(windows)
+        scores, best = self.score_with_best(windows)
+        probabilities = self._probabilities(scores)
+        if decision.refine == "neighbours":
+            features = self.patch_features(windows)
+            probabilities = average_neighbours(probabilities, features, decision.neighbours, decision.neighbour_steps)
+        if not self.background_channel:
+            return probabilities
+        return with_background(probabilities, decision.background_value, best)
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        """(B, Q, h, w) of the scores."""
+        decision = self.protocol.decision
+        if self.scores == "probability":
             return scores
-        temperature = decision.temperature if self.scores == "cosine" else 1.0
-        probabilities = scores if self.scores == "probability" else torch.softmax(temperature * scores, 1)
-        features = self.patch_features(windows)
-        return average_neighbours(probabilities, features, decision.neighbours, decision.neighbour_steps)
+        scaled = decision.temperature * scores.float() if self.scores == "cosine" else scores.float()
+        return scaled.softmax(1) if decision.activation == "softmax" else (scaled + decision.logit_bias).sigmoid()
+
+
+def with_background(probabilities: Tensor, threshold: float, best: Tensor | None) -> Tensor:
+    """(B, Q + 1, h, w): the probabilities and a channel that is 1 where none of them reaches the threshold (GroupViT).
+
+    Args:
+        probabilities: (B, Q, h, w) of one window each.
+        threshold: lowered to the best probability of a window, so that not everything is background.
+        best: (B,) that probability, where it belongs to no pixel (a group without patches); None for the pixels' own.
+    """
+    best = probabilities.amax((1, 2, 3)) if best is None else best
+    limit = best.clamp(max=threshold)[:, None, None, None]
+    return torch.cat([probabilities, (probabilities.amax(1, keepdim=True) < limit).to(probabilities)], 1)

@@ -14,10 +14,11 @@ from common.code import code_of
 from common.kept import Kept, key_of
 from common.weights import weights_hash
 from evaluation.rules import Windows
-from evaluation.windows import WindowScores, resize_image, window_boxes
+from evaluation.windows import WindowScores, is_direct, resize_image, window_boxes
 
-AFTER_SCORING = ("background", "background_value", "area_threshold", "pamr_dilations", "pamr_iterations")
-OF_PROBABILITIES = ("temperature", "activation")  # after scoring, too, unless the scores are probabilities already
+AFTER_SCORING = {"area_threshold", "pamr_dilations", "pamr_iterations"}
+OF_BACKGROUND = {"background", "background_value"}  # after scoring, too, unless background is a channel of each window
+OF_PROBABILITIES = {"temperature", "activation", "logit_bias"}  # unless the scores are probabilities already
 
 
 class KeepScores(Callback):
@@ -77,15 +78,18 @@ class KeptScores:
             return None
         resized = resize_image(image, self.windows)
         boxes = window_boxes(resized.shape[1], resized.shape[2], self.windows)
-        return WindowScores(entry.tensors["scores"].to(image.device), boxes, resized)
+        return WindowScores(entry.tensors["scores"].to(image.device), boxes, resized, is_direct(self.windows))
 
 
 def score_settings(model: Any) -> dict[str, Any]:
     """All that a method's scores of an image depend on, besides the image."""
-    rules = model.protocol.content
-    after: tuple[str, ...] = AFTER_SCORING
+    rules, after = model.protocol.content, set(AFTER_SCORING)
     if rules.get("refine") != "neighbours":
-        after += ("refine", *(() if model.scores == "probability" else OF_PROBABILITIES))
+        after.add("refine")
+    if model.inference.kind != "probability":
+        after |= OF_PROBABILITIES
+    if not model.inference.background_channel:
+        after |= OF_BACKGROUND
     return {
         "method": type(model).__name__,
         "hyper-parameters": {

@@ -52,28 +52,27 @@ def label_map(
         windows: scores of one image.
         class_of_word: (Q,) train id of each word.
         size: original (H, W), where the decision is made.
-        decision: background rule, activation, refinement.
+        decision: background rule, refinement.
         background: train id of the background class, None if the label space has none.
-        scores: "cosine" are multiplied with the protocol's temperature, "logit" taken as they are; both go through the
-            activation where a probability is asked for. "probability" is one already.
+        scores: "cosine" are multiplied with the protocol's temperature, "logit" taken as they are; both go through a softmax
+            where a probability is asked for. "probability" is one already.
         with_score: also return the best probability.
         chunk: words upsampled at once; does not change the result.
     """
     scale = decision.temperature if scores == "cosine" else 1.0
     rule = decision.background if background is not None else "none"
-    needs_score = with_score or (rule != "none" and decision.background_value > 0)
+    needs_score = with_score or (rule in ("words", "constant") and decision.background_value > 0)
     refine = None
     if decision.refine == "pamr":
-        refine = Pamr(windows.image, decision.pamr_dilations, decision.pamr_iterations)
+        image = F.interpolate(windows.image[None], size, mode="bilinear", align_corners=False)[0]
+        refine = Pamr(image, decision.pamr_dilations, decision.pamr_iterations)
 
     def upsampled(words: slice) -> Tensor:
-        merged = (windows.merge(words, size) if refine is None else refine(windows.merge(words))).mul_(scale)
-        if merged.shape[1:] == size:
-            return merged
-        return F.interpolate(merged[None], size, mode="bilinear", align_corners=False)[0]
+        merged = windows.merge(words, size)
+        return (merged if refine is None else refine(merged)).mul_(scale)
 
     total = windows.scores.shape[1]
-    normaliser = needs_score and decision.activation == "softmax" and scores != "probability"
+    normaliser = needs_score and scores != "probability"
     best, word, log_sum = _running_best(upsampled, range(total), chunk, normaliser)
     labels = class_of_word.to(word.device)[word]
     if decision.area_threshold and background is not None:
@@ -83,12 +82,9 @@ def label_map(
         labels = class_of_word.to(word.device)[word] if kept else torch.full_like(labels, background)
     score = None
     if needs_score:
-        score = best if scores == "probability" else torch.sigmoid(best) if log_sum is None else torch.exp(best - log_sum)
-        if rule != "none" and background is not None:
-            threshold = torch.full_like(score[0, 0], decision.background_value)
-            if rule == "threshold":
-                threshold = torch.minimum(threshold, score.max())  # at least one pixel survives
-            labels = torch.where(score < threshold, background, labels)
+        score = best if log_sum is None else torch.exp(best - log_sum)
+        if rule in ("words", "constant") and background is not None:
+            labels = torch.where(score < decision.background_value, background, labels)
     return LabelMap(labels.to(torch.uint8), score)
 
 

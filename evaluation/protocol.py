@@ -20,6 +20,8 @@ from evaluation.rules import PART_OF, RULES, Decision, Prompt, Windows, settings
 
 NEEDS = {
     "stride": "windows, that is a crop",
+    "upsampling": "the whole image at once, that is crop: null",
+    "logit_bias": "activation: sigmoid",
     "ensemble": "a set of several templates",
     "background_value": "a background rule, such as background: threshold",
     "pamr_dilations": "refine: pamr",
@@ -37,7 +39,9 @@ class Protocol:
         windows: which parts of an image are scored.
         prompt: how words become text embeddings.
         decision: how scores become labels.
-        name: the preset it came from; not part of the hash.
+        name: the preset it came from; not part of the hash, nor is what follows.
+        published: what the authors report under this preset, per cent mIoU of their own method; None where they do not.
+        deviates: how the preset differs from what the authors released.
         follows: the rules that the method follows; the others are neither hashed nor described.
     """
 
@@ -45,6 +49,8 @@ class Protocol:
     prompt: Prompt = field(default_factory=Prompt)
     decision: Decision = field(default_factory=Decision)
     name: str = "custom"
+    published: float | None = None
+    deviates: str = ""
     follows: frozenset[str] = RULES
 
     @staticmethod
@@ -62,7 +68,9 @@ class Protocol:
         entry = settings("protocols.yaml")[name]
         for key in values:
             known("protocol setting", key, RULES)
-        return cls(name=name).changed(**entry["default"] | entry.get(benchmark, {}) | values)
+        published = None if values else entry.get("published", {}).get(benchmark)
+        empty = cls(name=name, published=published, deviates=entry.get("deviates", ""))
+        return empty.changed(**entry["default"] | entry.get(benchmark, {}) | values)
 
     def changed(self, **values: Any) -> Protocol:
         """The same rules but for some values."""
@@ -103,6 +111,10 @@ class Protocol:
         idle: set[str] = set()
         if self.windows.crop is None:
             idle.add("stride")
+        else:
+            idle.add("upsampling")
+        if self.decision.activation != "sigmoid":
+            idle.add("logit_bias")
         if len(self.prompt.template_list) == 1:
             idle.add("ensemble")
         if self.decision.background == "none":

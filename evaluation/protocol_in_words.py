@@ -16,10 +16,15 @@ def in_words(protocol: Protocol) -> list[str]:
     if "neighbours" in rules:
         lines.append(f"Mean over the {decision.neighbours} most similar patches, {decision.neighbour_steps} times.")
     if "pamr_iterations" in rules:
-        lines.append(f"PAMR, {decision.pamr_iterations} iterations, dilations {decision.pamr_dilations}.")
+        lines.append(f"PAMR at the original size, {decision.pamr_iterations} iterations, dilations {decision.pamr_dilations}.")
     if "position_resize" in rules:
         lines.append(f"Position embeddings: {protocol.windows.position_resize.replace('_', ' ')}.")
-    return [line for line in (*lines, "Labels are compared at the original size.") if line]
+    lines.append("Labels are compared at the original size.")
+    if protocol.published is not None:
+        lines.append(f"The authors of '{protocol.name}' report {protocol.published:.2f} for their own method here.")
+    if protocol.deviates:
+        lines.append(f"Differs from what the authors of '{protocol.name}' released: {protocol.deviates}")
+    return [line for line in lines if line]
 
 
 def windows_in_words(protocol: Protocol) -> str:
@@ -27,6 +32,8 @@ def windows_in_words(protocol: Protocol) -> str:
     rules, scored = protocol.windows, "the whole image at once"
     if "short_side" not in protocol.follows:
         return "The method takes images in their own size and cuts its windows itself."
+    if rules.crop is None and rules.upsampling == "twice":
+        scored += ", its scores brought to the resized image and then to the original"
     if rules.crop is not None:
         scored = f"windows of {rules.crop} x {rules.crop} with stride {rules.stride}, scores averaged where they overlap"
     size = f"resized to a short side of {rules.short_side} px" if rules.short_side else "taken in their own size"
@@ -55,10 +62,12 @@ def decision_in_words(protocol: Protocol) -> str:
     background = {
         "none": "No rule for background: every pixel takes its best class, background among them where it has words.",
         "words": f"Background is asked by its own words{least}.",
-        "threshold": f"Background is where the best probability is below {value} or, if that is lower, below the image's best.",
+        "threshold": "Background is a channel of each window, averaged with the others: 1 where the best probability is below "
+        f"{value} or, if that is lower, below the best of the window.",
         "constant": f"Background is a constant channel of {value}.",
     }[decision.background]
-    activation = "softmax over all words" if decision.activation == "softmax" else "a sigmoid per word"
-    parts = [f"cosines times {decision.temperature:g}"] if "temperature" in protocol.follows else []
+    activation = "softmax over all words" if decision.activation == "softmax" else "a sigmoid per word in each window"
+    bias = f" {decision.logit_bias:+g}" if "logit_bias" in protocol.in_effect() and decision.logit_bias else ""
+    parts = [f"cosines times {decision.temperature:g}{bias}"] if "temperature" in protocol.follows else []
     scores = ", ".join([*parts, activation] if "activation" in protocol.follows else parts)
     return f"{scores[:1].upper()}{scores[1:]}. {background}" if scores else background

@@ -18,6 +18,7 @@ Synonyms = Literal["max", "mean"]
 Ensemble = Literal["unit", "raw"]
 PositionResize = Literal["scaled_bicubic", "bicubic", "antialias", "bilinear"]
 Refine = Literal["none", "pamr", "neighbours"]
+Upsampling = Literal["direct", "twice"]
 
 
 class ProtocolValues(TypedDict, total=False):
@@ -27,6 +28,7 @@ class ProtocolValues(TypedDict, total=False):
     max_long_side: int
     crop: int | None
     stride: int | None
+    upsampling: Upsampling
     position_resize: PositionResize
     templates: str
     ensemble: Ensemble
@@ -34,6 +36,7 @@ class ProtocolValues(TypedDict, total=False):
     synonyms: Synonyms
     temperature: float
     activation: Activation
+    logit_bias: float
     background: Background
     background_value: float
     area_threshold: float
@@ -92,6 +95,8 @@ class Windows(_Part):
         max_long_side: pixels; a longer side is shrunk to it instead.
         crop: side of the square windows in pixels, or None for the whole image.
         stride: step between windows; the last window is shifted back inside the image.
+        upsampling: how the scores of a whole image come to its original size: "direct" from the grid (IFSeg), or "twice", over
+            the resized image (NACLIP), as the scores of windows always do.
         position_resize: how a ViT's position embeddings are brought to a window's grid: "scaled_bicubic" passes a scale factor
             of (h + 0.1) / h0 (SCLIP family), "bicubic" the size (GroupViT), "antialias" (GEM), "bilinear" (CLIP Surgery).
     """
@@ -100,6 +105,7 @@ class Windows(_Part):
     max_long_side: int = _within(2048, 1)
     crop: int | None = _within(224, 1)
     stride: int | None = _within(112, 1)
+    upsampling: Upsampling = "direct"
     position_resize: PositionResize = "scaled_bicubic"
 
     def __post_init__(self) -> None:
@@ -140,17 +146,20 @@ class Decision(_Part):
 
     Attributes:
         temperature: what cosines are multiplied with before the activation; calibrated logits are left alone.
-        activation: "softmax" over all words asked, or "sigmoid" for each (TCL).
+        activation: "softmax" over all words asked, or "sigmoid" for each, taken in each window before windows are averaged
+            (TCL).
+        logit_bias: what is added to the scaled cosines before a sigmoid (TCL's masks start from sigmoid(10 cos - 2.5)).
         background: "words" asks the background's own words, and pixels whose best probability is below the value are
-            background too (SCLIP); "threshold" asks none and thresholds at min(value, best of the image) (GroupViT,
-            ZeroSeg); "constant" is a channel of that value (TCL); "none" is plain argmax.
+            background too (SCLIP); "threshold" asks none: in each window, a background channel is 1 where the best probability
+            is below min(value, best of the window), and is averaged with the windows (GroupViT, SegCLIP, ZeroSeg);
+            "constant" is a channel of that value (TCL); "none" is plain argmax.
         background_value: that probability, 0..1.
         area_threshold: classes that cover at most this share of the predicted foreground are dropped (SCLIP on VOC21).
         gate_classes: where a method has segment tokens, a class counts as much for a token as it does among this many best
             classes of the whole image (GroupViT's code: 5); 0 for no such gate.
-        refine: "pamr" smooths the class maps along the image's edges before the argmax, "neighbours" (IFSeg) averages the
+        refine: "pamr" smooths the words' maps along the image's edges, at the original size, "neighbours" (IFSeg) averages the
             probabilities of a window's most similar patches.
-        pamr_dilations: distances of PAMR's neighbours, pixels of the resized image.
+        pamr_dilations: distances of PAMR's neighbours, pixels of the original image.
         pamr_iterations: PAMR's steps.
         neighbours: patches that are averaged, itself included.
         neighbour_steps: how often.
@@ -158,6 +167,7 @@ class Decision(_Part):
 
     temperature: float = _within(40.0, 1e-6)
     activation: Activation = "softmax"
+    logit_bias: float = _within(0.0, -math.inf)
     background: Background = "none"
     background_value: float = _within(0.0, 0, 1)
     area_threshold: float = _within(0.0, 0, 1)
@@ -179,7 +189,7 @@ class Decision(_Part):
 PARTS: dict[str, type[Windows | Prompt | Decision]] = {"windows": Windows, "prompt": Prompt, "decision": Decision}
 PART_OF = {rule.name: name for name, part in PARTS.items() for rule in fields(part)}
 RULES = frozenset(PART_OF)
-WINDOW_RULES = frozenset({"short_side", "max_long_side", "crop", "stride"})
+WINDOW_RULES = frozenset({"short_side", "max_long_side", "crop", "stride", "upsampling"})
 PROMPT_RULES = frozenset({"templates", "ensemble", "wording", "synonyms"})
 BACKGROUND_RULES = frozenset({"background", "background_value", "area_threshold"})
 NEIGHBOUR_RULES = frozenset({"neighbours", "neighbour_steps"})

@@ -16,9 +16,11 @@ import yaml
 from numpy.typing import NDArray
 
 from common.errors import UserError, known
+from common.files import read_bytes
 
 FOLDER = Path(__file__).parent / "vocabularies"
 MAX_CLASS_FILE_BYTES = 1_000_000
+KEYS = {"names", "background", "title", "wordings", "label_ids", "other_labels", "colours"}
 
 Wording = Mapping[str, tuple[str, ...]]
 
@@ -65,24 +67,15 @@ class Vocabulary:
 
     @classmethod
     def load(cls, name: str, wording: str = "names") -> Vocabulary:
-        """Loads a shipped label space, ``"voc21"``, optionally in a paper's wording, ``"sclip"``.
+        """Loads a shipped label space, ``"voc21"``, or a file of the same form, optionally in a paper's wording, ``"sclip"``.
 
         Raises:
-            UserError: unknown name.
+            UserError: unknown name, no such file, or one that says something else.
         """
+        if Path(name).suffix in (".yaml", ".yml"):
+            return read_vocabulary(Path(name)).worded(wording)
         known("vocabulary", name, cls.known_names())
-        entry = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-        names = tuple(entry["names"])
-        return cls(
-            name=name,
-            names=names,
-            background=names.index(entry["background"]) if entry["background"] is not None else None,
-            title=entry["title"],
-            wordings={w: {c: tuple(q) for c, q in words.items()} for w, words in entry.get("wordings", {}).items()},
-            label_ids=entry.get("label_ids"),
-            other_labels=entry.get("other_labels"),
-            colours=entry.get("colours", "bright"),
-        ).worded(wording)
+        return read_vocabulary(FOLDER / f"{name}.yaml").worded(wording)
 
     @classmethod
     def parse(cls, text: str) -> Vocabulary:
@@ -108,8 +101,13 @@ class Vocabulary:
 
     @classmethod
     def named(cls, text: str) -> Vocabulary:
-        """A shipped label space by its name, or else free text."""
-        return cls.load(text) if text in cls.known_names() else cls.parse(text)
+        """A shipped label space by its name, a vocabulary file (``.yaml``), or else free text."""
+        is_file = text.strip().endswith((".yaml", ".yml"))
+        return cls.load(text.strip()) if is_file or text in cls.known_names() else cls.parse(text)
+
+    def with_ids(self, label_ids: Mapping[int, int]) -> Vocabulary:
+        """The same classes, stored in label files as other values; a value that is not listed is an error."""
+        return replace(self, label_ids=dict(label_ids), other_labels=None)
 
     def worded(self, wording: str) -> Vocabulary:
         """The same classes asked with another list of words; a vocabulary without that list keeps its own words."""
@@ -167,6 +165,40 @@ class Vocabulary:
         """12 hex digits over names, words, background and id map."""
         content = [self.names, self.queries, self.background, sorted((self.label_ids or {}).items()), self.other_labels]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """A label space from its YAML file, of which :mod:`evaluation.vocabularies` has the shipped ones.
+
+    Raises:
+        UserError: no such file, not YAML, a key that means nothing here, or one of another type.
+    """
+    try:
+        entry = yaml.safe_load(read_bytes(path).decode("utf-8-sig"))
+        if unknown := sorted(set(entry) - KEYS):
+            raise UserError(f"vocabulary file '{path}': unknown key '{unknown[0]}'. Known: {', '.join(sorted(KEYS))}.")
+        names = tuple(str(name) for name in entry["names"])
+        background = entry.get("background")
+        return Vocabulary(
+            name=path.stem,
+            names=names,
+            background=None if background is None else names.index(known("background class", background, names)),
+            title=entry.get("title", path.stem),
+            wordings={
+                wording: {known("class", c, names): tuple(words) for c, words in of_class.items()}
+                for wording, of_class in entry.get("wordings", {}).items()
+            },
+            label_ids=entry.get("label_ids"),
+            other_labels=entry.get("other_labels"),
+            colours=entry.get("colours", "bright"),
+        )
+    except UserError:
+        raise
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"vocabulary file '{path}' is not as it should be ({reason}); it needs at least 'names: [...]'."
+        ) from error
 
 
 def _spread_bits(ids: NDArray[np.int64]) -> NDArray[np.uint8]:

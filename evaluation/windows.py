@@ -26,27 +26,30 @@ class WindowScores:
         scores: (N, Q, h, w), one row per box.
         boxes: the windows.
         image: (3, R, S) in [0, 1], the resized image that they lie in.
+        direct: the scores of a window that is the whole image go from the grid to the original size at once.
     """
 
     scores: Tensor
     boxes: list[Box]
     image: Tensor
+    direct: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
         """(R, S)."""
         return self.image.shape[1], self.image.shape[2]
 
-    def merge(self, words: slice, out: tuple[int, int] | None = None) -> Tensor:
-        """Scores (q, R, S) of some words: each window upsampled to its size, summed in place, divided by the visits.
+    def merge(self, words: slice, size: tuple[int, int]) -> Tensor:
+        """Scores (q, H, W) of some words at the original size.
 
-        A single window that covers the image goes straight to ``out`` if given.
+        Each window is upsampled to its own size, summed in place, divided by the visits, and the whole brought to ``size``.
         """
         chosen = self.scores[:, words].float()
-        if len(self.boxes) == 1:
-            return _upsample(chosen, out or self.size)[0]
+        if self.direct:
+            return _upsample(chosen, size)[0]
         top, left, bottom, right = self.boxes[0]
-        return overlaid(_upsample(chosen, (bottom - top, right - left)), self.boxes, self.size)
+        merged = overlaid(_upsample(chosen, (bottom - top, right - left)), self.boxes, self.size)
+        return merged if self.size == size else _upsample(merged[None], size)[0]
 
 
 def overlaid(windows: Sequence[Tensor] | Tensor, boxes: list[Box], size: tuple[int, int]) -> Tensor:
@@ -106,7 +109,13 @@ def score_windows(score: Callable[[Tensor], Tensor], images: list[Tensor], rules
             for (i, _), scores_Qhw in zip(part, score(crops), strict=True):
                 scored[i].append(scores_Qhw)
     parts = zip(scored, boxes, images, strict=True)
-    return [WindowScores(torch.stack(of_image), image_boxes, image) for of_image, image_boxes, image in parts]
+    direct = is_direct(rules)
+    return [WindowScores(torch.stack(of_image), image_boxes, image, direct) for of_image, image_boxes, image in parts]
+
+
+def is_direct(rules: Windows) -> bool:
+    """Whether scores go from the grid to the original size at once."""
+    return rules.crop is None and rules.upsampling == "direct"
 
 
 def _count(length: int, crop: int, stride: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -19,11 +20,17 @@ from common.records import Contents, Records, shards_of
 READ_AT_ONCE = 64
 
 
+Images = Tensor | list[Tensor]  # (B, 3, S, S) uint8, or (3, S, S) of several sizes
+
+
 class StillImages(Protocol):
-    """A data set of (epoch, index) whose images are the same in every epoch and of one size."""
+    """A data set of (epoch, index) whose images are the same in every epoch."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]: ...
+
+    def square(self, index: int) -> Tensor:
+        """(3, S, S) uint8, what an image shows at the resolution of its file."""
 
     def contents(self) -> Contents:
         """(N, 16) digests of what the images' files hold."""
@@ -36,6 +43,35 @@ class StillImages(Protocol):
         """
 
 
+class Keepable(Protocol):
+    """What :class:`PerImage` needs of a data set."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]: ...
+    def contents(self) -> Contents: ...
+    def rendering(self) -> dict[str, Any]: ...
+
+
+class Squares:
+    """The images of a data set at the resolution of their files."""
+
+    def __init__(self, images: StillImages) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        return {"image": self.images.square(key[1])}
+
+    def contents(self) -> Contents:
+        return self.images.contents()
+
+    def rendering(self) -> dict[str, Any]:
+        """Of the square alone: it does not depend on the size that the data set is read at."""
+        return {"square": True, "code": self.images.rendering()["code"]}
+
+
 class PerImage:
     """A content of every image, found by what the image holds.
 
@@ -43,11 +79,11 @@ class PerImage:
         kind: what is kept, for people: names the folder in the cache, and the progress bar.
         folder: ``auto`` for the cache, or the user's own.
         settings: all that a content depends on besides the image's file.
-        images: what it is of.
+        images: what it is of; :class:`StillImages`, or :class:`Squares` of them.
         option: of the command line, that names the folder.
     """
 
-    def __init__(self, kind: str, folder: str, settings: dict[str, Any], images: StillImages, option: str) -> None:
+    def __init__(self, kind: str, folder: str, settings: dict[str, Any], images: Keepable, option: str) -> None:
         self.option = option
         store = Kept(kind, folder, required=folder != "auto")
         self.images, self.key = images, key_of(**settings, rendering=images.rendering())
@@ -57,11 +93,11 @@ class PerImage:
     def store(self) -> Kept:
         return self.records.store
 
-    def fill(self, make: Callable[[Tensor], list[bytes]], workers: int, size: int = 0) -> bool:
+    def fill(self, make: Callable[[Images], list[bytes]], workers: int, size: int = 0) -> bool:
         """Makes what is missing, shared among the processes; returns whether it could be kept.
 
         Args:
-            make: images (B, 3, S, S) uint8 -> a content each.
+            make: images -> a content each.
             workers: loader processes.
             size: bytes of a content, where all have the same, so that a disk that is too small is known beforehand.
 
@@ -105,7 +141,7 @@ class PerImage:
 
 
 class _Chosen(Dataset[Tensor]):
-    def __init__(self, images: StillImages, chosen: Sequence[int]) -> None:
+    def __init__(self, images: Any, chosen: Sequence[int]) -> None:
         self.images, self.chosen = images, chosen
 
     def __len__(self) -> int:
@@ -116,9 +152,13 @@ class _Chosen(Dataset[Tensor]):
         return image
 
 
-def image_batches(images: StillImages, chosen: Sequence[int], workers: int) -> Iterator[Tensor]:
-    """Some images in order, as batches (B, 3, S, S) uint8."""
-    yield from DataLoader(_Chosen(images, chosen), READ_AT_ONCE, num_workers=workers)
+def image_batches(images: Any, chosen: Sequence[int], workers: int) -> Iterator[Images]:
+    """Some images in order, in batches."""
+    yield from DataLoader(_Chosen(images, chosen), READ_AT_ONCE, num_workers=workers, collate_fn=_together)
+
+
+def _together(images: list[Tensor]) -> Images:
+    return torch.stack(images) if len({image.shape for image in images}) == 1 else images
 
 
 def array_bytes(arrays: Tensor) -> list[bytes]:

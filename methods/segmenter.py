@@ -110,6 +110,13 @@ class Segmenter(EvaluationSteps, ABC):
         """Features (B, C, h, w) by which patches are alike, on the scores' grid; for the protocol's ``neighbours``."""
         raise NotImplementedError
 
+    def score_with_best(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """:meth:`forward` and, where a method knows better than its pixels, the best probability (B,) of each image.
+
+        For the protocol's ``background: threshold``.
+        """
+        return self(images), None
+
     def prepare_fit(self, images: Any, workers: int) -> None:
         """What comes before training, such as embedding all images once.
 
@@ -129,7 +136,7 @@ class Segmenter(EvaluationSteps, ABC):
             rules |= {"wording"}
         if not self._has_patch_features:
             rules -= NEIGHBOUR_RULES
-        ignored = {"cosine": set(), "logit": {"temperature"}, "probability": {"temperature", "activation"}}
+        ignored = {"cosine": set(), "logit": {"temperature"}, "probability": {"temperature", "activation", "logit_bias"}}
         return rules - ignored[self.scores]
 
     def training_rules(self) -> frozenset[str]:
@@ -202,7 +209,7 @@ class Segmenter(EvaluationSteps, ABC):
     def inference(self) -> Inference:
         """The path from an image to its label map, as the method, its words and its protocol are now."""
         background = self.vocabulary.background
-        own = (self.scores, self, self.patch_features, self.window_batch, self.kept_scores)
+        own = (self.scores, self, self.score_with_best, self.patch_features, self.window_batch, self.kept_scores)
         return Inference(self.protocol, self.class_of_word, background, *own)
 
     @evaluating

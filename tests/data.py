@@ -120,6 +120,31 @@ def make_ade(root: Path) -> dict[str, Any]:
     return {"root": str(root)}
 
 
+CITIES = ["aachen/aachen_000000_000019", "aachen/aachen_000001_000019", "bonn/bonn_000000_000019"]
+CITY_VALUES = [(7, 23, 0), (33, 26, 29), (11, 24, 255)]  # label ids; 0, 29 and 255 (licence plate) are not evaluated
+
+
+def make_cityscapes(root: Path) -> dict[str, Any]:
+    """leftImg8bit and gtFine, a folder for each city."""
+    for i, (name, size) in enumerate(zip(CITIES, SIZES, strict=True)):
+        folder = root / "leftImg8bit" / "val" / name.partition("/")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "leftImg8bit" / "val" / f"{name}_leftImg8bit.png")
+        labels, file = root / "gtFine" / "val", f"{name}_gtFine_labelIds"
+        mask((labels / name).parent, Path(file).name, blocks(size, *CITY_VALUES[i]))
+        mask((labels / name).parent, Path(name).name + "_gtFine_instanceIds", blocks(size, 0, 0, 0))
+    return {"root": str(root)}
+
+
+def make_folder(root: Path) -> dict[str, Any]:
+    """One's own pictures and masks, paired by stem."""
+    for i, size in enumerate(SIZES):
+        picture(root / "pictures", f"p{i}", size)
+        mask(root / "labels", f"p{i}", blocks(size, 0, i + 1, 255))
+    return {"images": str(root / "pictures"), "masks": str(root / "labels"), "classes": "background; cat; dog; cow"}
+
+
 def make_pictures(root: Path) -> dict[str, Any]:
     """A folder with pictures of several kinds."""
     rng = np.random.default_rng(0)
@@ -152,6 +177,8 @@ DATA: dict[str, Callable[[Path], dict[str, Any]]] = {
     "Context": make_context,
     "COCO": make_coco,
     "ADE": make_ade,
+    "Cityscapes": make_cityscapes,
+    "Folder": make_folder,
     "Pictures": make_pictures,
     "UnlabeledImages": make_unlabeled,
     "WordMaps": make_word_maps,

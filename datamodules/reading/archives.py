@@ -38,6 +38,13 @@ class Archive(Files):
     def names(self, folder: str = "") -> list[str]:
         return sorted(self.archive.folders.get((self.prefix + folder).rstrip("/"), []))
 
+    def folders(self) -> list[str]:
+        inside = {folder[len(self.prefix) :] for folder in self.archive.folders if folder.startswith(self.prefix)}
+        return sorted({folder.partition("/")[0] for folder in inside if folder})
+
+    def walk(self) -> list[str]:
+        return sorted(name[len(self.prefix) :] for name in self.archive.members if name.startswith(self.prefix))
+
     def has(self, folder: str) -> bool:
         return (self.prefix + folder).rstrip("/") in self.archive.folders
 

@@ -24,6 +24,18 @@ class Files:
         path = Path(self.where, folder)
         return sorted(entry.name for entry in os.scandir(path) if entry.is_file()) if path.is_dir() else []
 
+    def folders(self) -> list[str]:
+        """Names of the folders directly inside, sorted."""
+        return sorted(entry.name for entry in os.scandir(self.where) if entry.is_dir())
+
+    def walk(self) -> list[str]:
+        """Names of all files, however deep, sorted."""
+        found = []
+        for folder, _, names in os.walk(self.where):
+            inside = os.path.relpath(folder, self.where)
+            found += [name if inside == "." else f"{inside}/{name}" for name in names]
+        return sorted(found)
+
     def has(self, folder: str) -> bool:
         """Whether there is such a folder."""
         return Path(self.where, folder).is_dir()

@@ -109,6 +109,10 @@ class ShapesPictures(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.data.train_pictures
 
+    def square(self, index: int) -> torch.Tensor:
+        """(3, S, S) uint8, as it is drawn."""
+        return to_tensor(self._scene(index)[0].image)
+
     def contents(self) -> Contents:
         """Of pictures that are drawn and not read."""
         return numbered(f"shapes {self.data.seed}", len(self))

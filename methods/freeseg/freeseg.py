@@ -153,7 +153,7 @@ class FreeSeg(SimilarityCLIP):
             "code": code_of(SimilarityMaker, mine),
         }
         masks = PerImage("masks", self.masks, settings, images, "--model.masks")
-        if masks.fill(lambda some: [encode(mask) for mask in self.mine(some)], workers):
+        if masks.fill(lambda some: [encode(mask) for mask in self.mine(torch.stack([*some]))], workers):
             self.mined = masks
             classes = self.class_of_word.unique().tolist()
             self._report(statistics_of(masks, {train_id: self.vocabulary.names[train_id] for train_id in classes}))

@@ -7,7 +7,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GroupViTConfig, GroupViTModel
 from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
 
@@ -49,6 +49,14 @@ class GroupViT(TokenSegmenter):
 
     sees = Supervision.NOTHING
 
+    @property
+    def temperature(self) -> float:
+        """The scale that the model has learnt, at most 100."""
+        return float(self.model.logit_scale.exp().clamp(max=100))
+
+    def followed_rules(self) -> frozenset[str]:
+        return super().followed_rules() - {"temperature"}
+
     def __init__(
         self,
         weights: str | None = None,
@@ -85,7 +93,11 @@ class GroupViT(TokenSegmenter):
 def _tiny() -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return GroupViTModel(GroupViTConfig(**TINY))
+        model = GroupViTModel(GroupViTConfig(**TINY))
+        for parameter in model.parameters():  # transformers leaves positions and group tokens at zero: all tokens alike
+            if parameter.ndim > 1 and not parameter.any():
+                nn.init.normal_(parameter, std=0.5)
+        return model
 
 
 def _published(weights: str, revision: str | None) -> Any:

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.rules import Decision
-
 
 @dataclass(frozen=True)
 class SegmentTokens:
@@ -30,19 +28,30 @@ class SegmentTokens:
         return F.interpolate(self.assignment.float(), size, mode="bilinear", align_corners=False).argmax(1)
 
 
-def token_probabilities(groups: SegmentTokens, text_QC: Tensor, decision: Decision, size: tuple[int, int]) -> Tensor:
-    """Probabilities (B, Q, H, W): those of the words for a pixel's token, times the gate's where the protocol has one."""
-    affinity_BmQ = (decision.temperature * F.normalize(groups.tokens.float(), dim=-1) @ text_QC.T).softmax(-1)
-    if decision.gate_classes:
-        affinity_BmQ = affinity_BmQ * gate(groups, text_QC, decision)
-    token_BHW = groups.map(size)
-    return affinity_BmQ.mT.gather(2, token_BHW.flatten(1)[:, None].expand(-1, len(text_QC), -1)).unflatten(2, size)
+def token_affinity(groups: SegmentTokens, text_QC: Tensor, temperature: float, gate_classes: int) -> Tensor:
+    """Probabilities (B, m, Q) of the words for each token, times the gate's where there is one.
 
-
-def gate(groups: SegmentTokens, text_QC: Tensor, decision: Decision) -> Tensor:
-    """(B, m, Q) the tokens' probabilities among the picture's ``gate_classes`` best words alone."""
+    Args:
+        groups: of B pictures.
+        text_QC: unit embeddings of the words.
+        temperature: what cosines are multiplied with before the softmax.
+        gate_classes: words of the whole picture that the gate lets pass; 0 for no gate.
+    """
+    scores_BmQ = temperature * F.normalize(groups.tokens.float(), dim=-1) @ text_QC.T
+    if not gate_classes:
+        return scores_BmQ.softmax(-1)
     picture_BQ = F.normalize(groups.image.float(), dim=-1) @ text_QC.T
+    return scores_BmQ.softmax(-1) * gated(scores_BmQ, picture_BQ, gate_classes)
+
+
+def of_pixels(affinity_BmQ: Tensor, token_BHW: Tensor) -> Tensor:
+    """(B, Q, H, W): every pixel takes what its token has."""
+    chosen = token_BHW.flatten(1)[:, None].expand(-1, affinity_BmQ.shape[2], -1)
+    return affinity_BmQ.mT.gather(2, chosen).unflatten(2, token_BHW.shape[1:])
+
+
+def gated(scores_BmQ: Tensor, picture_BQ: Tensor, classes: int) -> Tensor:
+    """(B, m, Q) the tokens' probabilities among the picture's best words alone."""
     kept = torch.zeros_like(picture_BQ, dtype=torch.bool)
-    kept.scatter_(1, picture_BQ.topk(min(decision.gate_classes, picture_BQ.shape[1])).indices, True)
-    scores = decision.temperature * F.normalize(groups.tokens.float(), dim=-1) @ text_QC.T
-    return scores.masked_fill(~kept[:, None], -torch.inf).softmax(-1)
+    kept.scatter_(1, picture_BQ.topk(min(classes, picture_BQ.shape[1])).indices, True)
+    return scores_BmQ.masked_fill(~kept[:, None], -torch.inf).softmax(-1)

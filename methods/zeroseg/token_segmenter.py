@@ -16,7 +16,7 @@ from evaluation.metrics import NO_IMAGE, ConfusionMatrix
 from evaluation.rules import PROMPT_RULES
 from evaluation.windows import resize_image
 from methods.segmenter import Segmenter, evaluating
-from methods.zeroseg.segment_tokens import SegmentTokens, token_probabilities
+from methods.zeroseg.segment_tokens import SegmentTokens, of_pixels, token_affinity
 
 
 class TokenSegmenter(Segmenter):
@@ -41,14 +41,23 @@ class TokenSegmenter(Segmenter):
         """The temperature is in the probabilities of the tokens; so is the gate."""
         return super().followed_rules() | PROMPT_RULES | {"temperature", "gate_classes"}
 
+    @property
+    def temperature(self) -> float:
+        """What cosines of tokens and words are multiplied with."""
+        return self.protocol.decision.temperature
+
     @abstractmethod
     def groups(self, images: Tensor) -> SegmentTokens:
         """Segments of images (B, 3, H, W) in [0, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return token_probabilities(
-            self.groups(images), self.text_QC, self.protocol.decision, (images.shape[2], images.shape[3])
-        )
+        return self.score_with_best(images)[0]
+
+    def score_with_best(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The best is that of all tokens, whether they have a pixel or not, as in GroupViT's code."""
+        groups = self.groups(images)
+        affinity_BmQ = token_affinity(groups, self.text_QC, self.temperature, self.protocol.decision.gate_classes)
+        return of_pixels(affinity_BmQ, groups.map((images.shape[2], images.shape[3]))), affinity_BmQ.amax((1, 2))
 
     @torch.inference_mode()
     @evaluating

@@ -26,14 +26,27 @@ def view_count(grids: list[int]) -> int:
 
 
 @torch.no_grad()
-def embed_views(clip: CLIP, images: Tensor, grids: list[int]) -> Tensor:
-    """The teacher's image embeddings (B, n, C), not normalised, of all views of square images (B, 3, S, S) in [0, 1]."""
+def embed_views(clip: CLIP, images: Tensor | list[Tensor], grids: list[int]) -> Tensor:
+    """The teacher's image embeddings (B, n, C), not normalised, of all views.
+
+    Args:
+        clip: the teacher.
+        images: square ones, (B, 3, S, S) or (3, S, S) of several sizes, in [0, 1].
+        grids: sides of the grids.
+    """
     side = clip.visual.image_size[0]
-    views = torch.cat(
-        [
-            resize(images[:, :, top:bottom, left:right], [side, side], InterpolationMode.BICUBIC, antialias=True)
-            for top, left, bottom, right in grid_boxes(images.shape[2], images.shape[3], grids)
-        ]
-    ).clamp(0, 1)
-    embedded = torch.cat([clip.embed_image(part, unit=False) for part in views.split(AT_ONCE)])
-    return embedded.unflatten(0, (-1, len(images))).transpose(0, 1)
+    if isinstance(images, Tensor):
+        views = cut_views(images, grids, side)
+    else:
+        views = torch.cat([cut_views(image[None], grids, side) for image in images], 1)
+    embedded = torch.cat([clip.embed_image(part, unit=False) for part in views.flatten(0, 1).split(AT_ONCE)])
+    return embedded.unflatten(0, views.shape[:2]).transpose(0, 1)
+
+
+def cut_views(images: Tensor, grids: list[int], side: int) -> Tensor:
+    """Views (n, B, 3, side, side) of images (B, 3, S, S)."""
+    cells = [
+        resize(images[:, :, top:bottom, left:right], [side, side], InterpolationMode.BICUBIC, antialias=True)
+        for top, left, bottom, right in grid_boxes(images.shape[2], images.shape[3], grids)
+    ]
+    return torch.stack(cells).clamp(0, 1)

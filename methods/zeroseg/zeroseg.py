@@ -8,8 +8,6 @@ marked INFERRED, and what departs from it DEVIATION. Shapes: B pictures, n views
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -18,22 +16,19 @@ from torch import Tensor
 
 from backbones.clip import CLIP, EMBEDDED
 from backbones.mae import MAE
-from common.code import code_of
 from common.errors import UserError
 from common.randomness import ImageNoise, run_seed
-from common.weights import state_hash
 from methods.dense_clip import embed_words
 from methods.optim import adamw, warmup_cosine, with_step_schedule
-from methods.per_image import PerImage, StillImages, array_bytes, bytes_array
+from methods.per_image import StillImages
 from methods.supervision import Supervision
 from methods.zeroseg.grouping import GroupingRules, SegmentationHead, mlp
 from methods.zeroseg.segment_tokens import SegmentTokens
+from methods.zeroseg.teacher import FeatureNorm, Teacher
 from methods.zeroseg.token_segmenter import TokenSegmenter
-from methods.zeroseg.views import embed_views, view_count
 
-FeatureNorm = Literal["none", "teacher", "both", "standardised"]
 Reduction = Literal["mean", "sum"]
-STANDARDISED_OVER = 1024  # pictures
+PAPER_BATCH = 4096
 LR_BATCH = 256  # pictures that the learning rate is given for (MAE's rule)
 
 
@@ -64,7 +59,7 @@ class ZeroSeg(TokenSegmenter):
         norm_pix_loss: reconstruct pixels normalised per patch.
         size: of the masked autoencoder, ``base`` or ``embedded``.
         encoder_init: ``random`` (INFERRED), ``mae`` (published weights) or ``teacher``: DEVIATIONS.
-        mae_weights: ``facebook/vit-mae-base`` or a folder, for ``encoder_init: mae``.
+        mae_weights: ``facebook/vit-mae-base``, a folder, or a file of facebookresearch/mae, for ``encoder_init: mae``.
         mae_revision: commit of its repository.
         clip: the teacher, an open_clip model.
         pretrained: its weights.
@@ -118,12 +113,12 @@ class ZeroSeg(TokenSegmenter):
         self.mask_ratio, self.feature_norm, self.cache, self.seed = mask_ratio, feature_norm, cache, run_seed(seed)
         self.weights = {"distill": distill, "match": match, "cover": cover, "reconstruct": reconstruct}
         self.dim_reduction, self.set_reduction = dim_reduction, set_reduction
-        self.teacher = CLIP(clip, pretrained, revision)
-        self.pretrained_parts = ("teacher",) if self.teacher.pretrained else ()
+        self.teacher = Teacher(CLIP(clip, pretrained, revision), self.grids, feature_norm)
+        self.pretrained_parts = ("teacher.clip",) if self.teacher.clip.pretrained else ()
         self.student = MAE(size, mae_weights if encoder_init == "mae" else None, mae_revision, norm_pix_loss)
         if encoder_init == "teacher":
-            self.student.start_from(self.teacher)
-        width, channels = self.student.width, int(self.teacher.visual.output_dim)
+            self.student.start_from(self.teacher.clip)
+        width, channels = self.student.width, self.teacher.channels
         rules = GroupingRules(centre_keys, assignment_scale, mixing)
         self.head = SegmentationHead(width, self.student.heads, group_tokens, depths, rules)
         self.project = mlp(width, 4 * width, channels)
@@ -132,22 +127,18 @@ class ZeroSeg(TokenSegmenter):
             raise UserError(
                 f"segment tokens are {width} wide, the teacher's embedding {channels}; set segment_projection shared_mlp."
             )
-        self.register_buffer("feature_mean", torch.zeros(channels))
-        self.register_buffer("feature_std", torch.ones(channels))
-        self.views: PerImage | None = None
-
-    feature_mean: Tensor
-    feature_std: Tensor
+        self.size = size
 
     def embed_vocabulary(self, words: list[str]) -> None:
-        self.text_QC, self.class_of_word = embed_words(words, self.class_of_word, self.protocol.prompt, self.teacher.embed_text)
+        self.text_QC, self.class_of_word = embed_words(
+            words, self.class_of_word, self.protocol.prompt, self.teacher.clip.embed_text
+        )
 
     def groups(self, images: Tensor) -> SegmentTokens:
         latent = self.student.encode(images)
         segments, assignment = self.head(latent.tokens[:, 1:])
         z, tokens = self._embeddings(segments)
-        if self.feature_norm == "standardised":
-            z, tokens = (x * self.feature_std + self.feature_mean for x in (z, tokens))
+        z, tokens = self.teacher.restored(z), self.teacher.restored(tokens)
         return SegmentTokens(assignment.unflatten(2, latent.grid), tokens, z)
 
     def _embeddings(self, segments: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +150,7 @@ class ZeroSeg(TokenSegmenter):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]
-        views = self._targets(batch)
+        views = self.teacher.targets(batch["index"].tolist())
         noise = ImageNoise(self.seed, self.global_step, batch["index"])
         side = images.shape[-1] // self.student.stride
         latent = self.student.encode(images, noise(side * side), self.mask_ratio)
@@ -188,51 +179,21 @@ class ZeroSeg(TokenSegmenter):
         difference = (a - b).abs()
         return difference.mean(-1) if self.dim_reduction == "mean" else difference.sum(-1)
 
-    def _targets(self, batch: dict[str, Any]) -> Tensor:
-        """The teacher's views (B, n, C) as ``feature_norm`` says."""
-        images: Tensor = batch["image"]
-        if self.views is None:
-            return self._normalised(self._embed(images).float())
-        kept = self._kept(self.views, batch["index"].tolist(), lambda missing: images[missing])
-        return self._normalised(kept.to(self.device))
-
-    def _kept(self, views: PerImage, indices: list[int], image: Callable[[list[int]], Tensor]) -> Tensor:
-        """Views (B, n, C) float32 of some training images; ``image`` gives those, by position, that must be embedded again."""
-        contents = views.read(indices, lambda missing: array_bytes(self._embed(image(missing))))
-        return torch.from_numpy(bytes_array(contents, self.views_shape)).float()
-
-    def _normalised(self, views: Tensor) -> Tensor:
-        if self.feature_norm == "none":
-            return views
-        views = F.normalize(views, dim=-1)
-        return (views - self.feature_mean) / self.feature_std if self.feature_norm == "standardised" else views
-
-    def _embed(self, images: Tensor) -> Tensor:
-        images = images.to(self.device)
-        return embed_views(self.teacher, images / 255 if images.dtype == torch.uint8 else images, self.grids)
-
-    @property
-    def views_shape(self) -> tuple[int, int]:
-        """(n, C) of an image's views."""
-        return view_count(self.grids), int(self.teacher.visual.output_dim)
-
     def prepare_fit(self, images: StillImages, workers: int) -> None:
-        """Fills the cache of views, and measures the teacher's features where they are standardised."""
-        if self.cache is not None:
-            weights = state_hash(self.teacher.visual.state_dict())
-            settings = {"teacher": weights, "grids": self.grids, "code": code_of(embed_views)}
-            views = PerImage("views", self.cache, settings, images, "--model.cache")
-            kept = views.fill(lambda some: array_bytes(self._embed(some)), workers, 2 * math.prod(self.views_shape))
-            self.views = views if kept else None
-        if self.feature_norm == "standardised":
-            some = range(min(STANDARDISED_OVER, len(images)))
-            if self.views is not None:
-                found = self._kept(self.views, [*some], lambda missing: torch.stack([images[0, i]["image"] for i in missing]))
-            else:
-                found = torch.cat([self._embed(images[0, i]["image"][None]).cpu() for i in some])
-            unit = F.normalize(found.flatten(0, 1), dim=-1)
-            self.feature_mean.copy_(unit.mean(0))
-            self.feature_std.copy_(unit.std(0))
+        """The teacher embeds the views of all images."""
+        self._compare_with_the_recipe()
+        precision = self.trainer.precision_plugin
+        self.teacher.prepare(images, workers, self.cache, str(precision.precision), precision.forward_context)
+
+    def _compare_with_the_recipe(self) -> None:
+        """Says where the published size is trained with another batch than published."""
+        if self.size == "base" and self.images_per_step != PAPER_BATCH and self.trainer.is_global_zero:
+            per_batch = self.images_per_step // self.trainer.accumulate_grad_batches
+            print(
+                f"note: ZeroSeg's paper takes {PAPER_BATCH} pictures a step, this run {self.images_per_step}; "
+                f"--trainer.accumulate_grad_batches {max(1, round(PAPER_BATCH / per_batch))} comes nearest.",
+                flush=True,
+            )
 
     def configure_optimizers(self) -> Any:
         total = int(self.trainer.estimated_stepping_batches)

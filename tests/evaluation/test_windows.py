@@ -51,12 +51,26 @@ def test_batching_windows_changes_nothing(shapes: list[tuple[int, int]], batch: 
             scores = mean_colour(picture[None, :, top:bottom, left:right])
             total[:, top:bottom, left:right] += F.interpolate(scores, (bottom - top, right - left), mode="bilinear")[0]
             visits[top:bottom, left:right] += 1
-        torch.testing.assert_close(scored.merge(slice(None)), total / visits)
+        torch.testing.assert_close(scored.merge(slice(None), scored.size), total / visits)
 
 
-def test_a_whole_picture_goes_straight_to_the_original_size() -> None:
-    protocol = Windows(crop=None, stride=None, short_side=32)
-    picture = resize_image(torch.rand(3, 48, 64), protocol)
-    (scored,) = score_windows(mean_colour, [picture], protocol, 1)
-    expected = F.interpolate(mean_colour(picture[None]), (48, 64), mode="bilinear", align_corners=False)[0]
-    torch.testing.assert_close(scored.merge(slice(None), (48, 64)), expected)
+def resized(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+
+
+def test_how_scores_come_to_the_original_size() -> None:
+    """A whole picture directly (IFSeg) or over the resized one (NACLIP), which windows always pass, a single one too."""
+    size = (48, 64)
+    direct = Windows(crop=None, stride=None, short_side=32)
+    twice = Windows(crop=None, stride=None, short_side=32, upsampling="twice")
+    single = Windows(crop=96, stride=48, short_side=32)
+    picture = resize_image(torch.rand(3, *size), direct)
+    grid = mean_colour(picture[None])
+    for rules, expected in (
+        (direct, resized(grid, size)),
+        (twice, resized(resized(grid, (32, 43)), size)),
+        (single, resized(resized(grid, (32, 43)), size)),
+    ):
+        (scored,) = score_windows(mean_colour, [picture], rules, 1)
+        torch.testing.assert_close(scored.merge(slice(None), size), expected[0])
+    assert not torch.allclose(resized(grid, size), resized(resized(grid, (32, 43)), size), atol=1e-3)

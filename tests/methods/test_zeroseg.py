@@ -1,6 +1,7 @@
 """ZeroSeg's parts: grouping, views and their cache, losses, the masked autoencoder; and group-based evaluation."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from backbones.mae import MAE
 from common.errors import UserError
 from common.randomness import ImageNoise
 from datamodules import DATAMODULES
-from evaluation import Protocol, Vocabulary
-from evaluation.rules import Decision
+from evaluation import Vocabulary
+from evaluation.inference import with_background
+from evaluation.windows import resize_image, window_boxes
 from methods import METHODS
 from methods.zeroseg.grouping import GroupingBlock, GroupingRules, SegmentationHead, hard_assignment
-from methods.zeroseg.segment_tokens import SegmentTokens, token_probabilities
+from methods.zeroseg.segment_tokens import SegmentTokens, of_pixels, token_affinity
 from methods.zeroseg.token_segmenter import majority_labels
 from methods.zeroseg.views import embed_views, grid_boxes
 from reporting.predictions import SavePredictions
@@ -144,6 +146,117 @@ def test_the_masked_autoencoder_keeps_and_restores() -> None:
     assert model.encode(torch.rand(1, 3, 30, 50)).grid == (4, 7)
 
 
+def test_a_student_that_starts_at_random_knows_where_its_patches_are() -> None:
+    """transformers' own start leaves both position tables at zero, and frozen: the student was a bag of patches."""
+    torch.manual_seed(0)
+    model = MAE("embedded").eval()
+    embeddings, decoder = model.model.vit.embeddings, model.model.decoder
+    for table in (embeddings.position_embeddings[0], decoder.decoder_pos_embed[0]):
+        assert not table[0].any()  # the class token
+        assert table.shape == (65, len(table[0]))
+        quarter = len(table[0]) // 4
+        place = 1 + 3 * 8 + 5  # row 3, column 5
+        assert table[place, 0] == pytest.approx(math.sin(5), abs=1e-6)
+        assert table[place, quarter] == pytest.approx(math.cos(5), abs=1e-6)
+        assert table[place, 2 * quarter] == pytest.approx(math.sin(3), abs=1e-6)
+        assert table[place, quarter - 1] == pytest.approx(math.sin(5 / 10000 ** ((quarter - 1) / quarter)), abs=1e-6)
+    kept = decoder.decoder_pos_embed.detach().clone()
+    decoder.initialize_weights(64)  # transformers' own, which its decoder does not call
+    torch.testing.assert_close(kept, decoder.decoder_pos_embed)
+    images = torch.rand(2, 3, 64, 64)
+    patches = images.unfold(2, 8, 8).unfold(3, 8, 8).flatten(2, 3)
+    order = torch.randperm(64)
+    shuffled = patches[:, :, order].unflatten(2, (8, 8)).permute(0, 1, 2, 4, 3, 5).reshape(2, 3, 64, 64)
+    with torch.no_grad():
+        tokens, moved = (model.encode(x).tokens[:, 1:] for x in (images, shuffled))
+    assert (tokens[:, order] - moved).abs().max() > 0.1
+
+
+def test_a_student_starts_as_mae_does() -> None:
+    torch.manual_seed(0)
+    model = MAE("embedded").model
+    for layer in (*model.vit.layers, *model.decoder.decoder_layers):
+        width = layer.attention.q_proj.weight.shape[1]
+        bounds = {
+            "attention.q_proj": math.sqrt(6 / (4 * width)),  # one matrix (3 D, D) in MAE
+            "attention.o_proj": math.sqrt(6 / (2 * width)),
+            "mlp.fc1": math.sqrt(6 / (5 * width)),
+        }
+        for name, bound in bounds.items():
+            weight = layer.get_submodule(name).weight
+            assert 0.98 * bound < weight.abs().max() <= bound
+            assert not layer.get_submodule(name).bias.any()
+    patches = model.vit.embeddings.patch_embeddings.projection.weight
+    bound = math.sqrt(6 / (192 + 3 * 64))
+    assert 0.98 * bound < patches.abs().max() <= bound
+    for token in (model.vit.embeddings.cls_token, model.decoder.mask_token):
+        assert 0.01 < token.std() < 0.03
+
+
+def test_no_network_built_from_a_bare_config_is_blank() -> None:
+    """A tensor of zeros makes tokens, or places, all alike."""
+    for network in (MAE("embedded"), METHODS["GroupViT"]().model, METHODS["FreeSeg"](masks=None).network):
+        blank = [name for name, value in network.named_parameters() if value.ndim > 1 and not value.any()]
+        assert not blank
+
+
+def facebook(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Under the names of facebookresearch/mae's own files, queries, keys and values in one matrix."""
+    named = {
+        "vit.embeddings.cls_token": "cls_token",
+        "vit.embeddings.position_embeddings": "pos_embed",
+        "vit.embeddings.patch_embeddings.projection.": "patch_embed.proj.",
+        "vit.layernorm.": "norm.",
+        "vit.layers.": "blocks.",
+        "decoder.decoder_layers.": "decoder_blocks.",
+        "decoder.": "",
+        ".layernorm_before.": ".norm1.",
+        ".layernorm_after.": ".norm2.",
+        ".attention.o_proj.": ".attn.proj.",
+    }
+    found: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        for ours, theirs in named.items():
+            name = name.replace(ours, theirs)
+        if ".attention.q_proj." in name:
+            key = name.replace(".attention.q_proj.", ".attn.qkv.")
+            found[key] = torch.cat([value, *(state_of(state, name, letter) for letter in "kv")])
+        elif ".attention." not in name:
+            found[name] = value
+    return found
+
+
+def state_of(state: dict[str, torch.Tensor], name: str, letter: str) -> torch.Tensor:
+    ours = name.replace("decoder_blocks.", "decoder.decoder_layers.")
+    ours = ours if ours.startswith("decoder") else ours.replace("blocks.", "vit.layers.")
+    return state[ours.replace(".attention.q_proj.", f".attention.{letter}_proj.")]
+
+
+def test_facebooks_own_file_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = MAE("embedded").eval()
+    whole = facebook(first.model.state_dict())
+    assert "blocks.2.attn.qkv.weight" in whole
+    assert "decoder_blocks.0.attn.proj.bias" in whole
+    torch.save({"model": whole}, tmp_path / "mae_visualize.pth")
+    encoder = {k: v for k, v in whole.items() if not k.startswith(("decoder", "mask_token"))}
+    torch.save({"model": encoder}, tmp_path / "mae_pretrain.pth")
+    images = torch.rand(2, 3, 64, 64)
+    latent = first.encode(images, noise(2)(64), 0.6)
+    for name in ("mae_visualize", "mae_pretrain"):
+        second = MAE("embedded", str(tmp_path / f"{name}.pth")).eval()
+        again = second.encode(images, noise(2)(64), 0.6)
+        torch.testing.assert_close(again.tokens, latent.tokens)
+        assert second.model.decoder.decoder_pos_embed.any()
+        same = torch.equal(second.reconstruction_loss(images, again), first.reconstruction_loss(images, latent))
+        assert same == (name == "mae_visualize")
+    assert "mae_pretrain.pth' holds an encoder alone" in capsys.readouterr().out
+    torch.save({"model": {k: v for k, v in whole.items() if k != "norm.bias"}}, tmp_path / "part.pth")
+    with pytest.raises(UserError, match=r"part\.pth' lack vit\.layernorm\.bias"):
+        MAE("embedded", str(tmp_path / "part.pth"))
+    with pytest.raises(UserError, match=r"mae_pretrain\.pth' lack vit\.layers\.10"):
+        MAE("base", str(tmp_path / "mae_pretrain.pth"))
+
+
 def test_a_student_started_from_its_teacher_sees_what_it_sees() -> None:
     clip, student = CLIP(), MAE("embedded").eval()
     student.start_from(clip)
@@ -167,6 +280,67 @@ def test_views_are_the_grids_cells() -> None:
     torch.testing.assert_close(views[:, 3], clip.embed_image(corner, unit=False), atol=1e-3, rtol=1e-3)
 
 
+def test_views_keep_the_files_resolution(tmp_path: Path) -> None:
+    """A cell of the 4 x 4 grid is cut from the picture, not from the student's small crop of it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 260, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    options = {"size": 64, "train_batch_size": 1, "classes": "cat; dog", "num_workers": 0}
+    images = DATAMODULES["UnlabeledImages"](str(tmp_path), **options)
+    model = ZeroSeg(grids=[1, 4], cache=str(tmp_path / "views"))
+    lightning.Trainer(max_steps=1, **QUIET).fit(model, images)
+    square = torch.from_numpy(pixels[:, 30:230]).permute(2, 0, 1)[None] / 255
+    cell = F.interpolate(square[:, :, 50:100, 100:150], (64, 64), mode="bicubic", antialias=True).clamp(0, 1)
+    expected = model.teacher.clip.embed_image(cell, unit=False)[0]
+    found = model.teacher.targets([0])[0, 1 + 4 + 2]
+    assert (found - expected).abs().max() < 0.02  # half precision, uint8
+    small = F.interpolate(square, (64, 64), mode="bicubic", antialias=True)[:, :, 16:32, 32:48]
+    blurred = model.teacher.clip.embed_image(F.interpolate(small, (64, 64), mode="bicubic").clamp(0, 1), unit=False)[0]
+    assert (found - blurred).abs().max() > 0.2
+
+
+def test_the_teacher_runs_in_the_precision_of_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[torch.dtype] = []
+    embed_image = CLIP.embed_image
+
+    def watched(self: CLIP, images: torch.Tensor, unit: bool = True) -> torch.Tensor:
+        seen.append(self.visual.conv1(images[:1]).dtype)
+        return embed_image(self, images, unit)
+
+    monkeypatch.setattr(CLIP, "embed_image", watched)
+    for precision in ("bf16-mixed", "32-true"):
+        model = ZeroSeg(grids=[1, 2], cache=str(tmp_path))
+        lightning.Trainer(max_steps=1, precision=precision, **QUIET).fit(model, data())
+    assert seen == [torch.bfloat16, torch.float32]  # and what one precision made is not taken for the other's
+
+
+def test_another_batch_than_published_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    model: Any = ZeroSeg()
+    model.size, model.images_per_step = "base", 2048
+    model._trainer = type("Trainer", (), {"is_global_zero": True, "accumulate_grad_batches": 2})()
+    model._compare_with_the_recipe()
+    assert "takes 4096 pictures a step, this run 2048; --trainer.accumulate_grad_batches 4" in capsys.readouterr().out
+    model.images_per_step = 4096
+    model._compare_with_the_recipe()
+    assert not capsys.readouterr().out
+
+
+def test_groupvit_compares_with_its_own_learnt_scale() -> None:
+    model: Any = METHODS["GroupViT"]()
+    model.use_vocabulary("cat; dog; sky")
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        model.model.logit_scale.fill_(math.log(7.0))
+        groups = model.groups(images)
+        token = groups.map((64, 64))
+        expected = of_pixels(token_affinity(groups, model.text_QC, 7.0, 0), token)
+        model.protocol = model.protocol.changed(gate_classes=0)
+        torch.testing.assert_close(model(images), expected)
+        model.model.logit_scale.fill_(math.log(700.0))
+        torch.testing.assert_close(model(images), of_pixels(token_affinity(groups, model.text_QC, 100.0, 0), token))
+    with pytest.raises(UserError, match="GroupViT does not follow the protocol's temperature"):
+        METHODS["GroupViT"](protocol_values={"temperature": 50})
+
+
 def data(**options: Any) -> Any:
     plain = {"vocabulary": "shapes16", "train": "pictures", "train_pictures": 12, "train_batch_size": 4, "pictures": 2}
     return DATAMODULES["Shapes"](**{**plain, "num_workers": 0, **options})
@@ -183,12 +357,12 @@ def test_cached_and_uncached_training_agree(tmp_path: Path) -> None:
     deviations = {"feature_norm": "standardised", "cover": 0.7, "group_tokens": [6], "depths": [1, 0], "mixing": False}
     cached = fit(tmp_path, cache=str(tmp_path / "views"), **deviations)
     plain = fit(tmp_path, cache=None, **deviations)
-    assert cached.views is not None
-    assert plain.views is None
+    assert cached.teacher.kept is not None
+    assert plain.teacher.kept is None
     before = ZeroSeg(grids=[1, 2], **deviations).state_dict()
     for (name, a), b in zip(cached.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-2, msg=name)  # float16 views
-        if name.startswith("teacher"):
+        if name.startswith("teacher.clip"):
             assert torch.equal(a, before[name])
 
 
@@ -231,8 +405,8 @@ def test_group_probabilities_are_groupvits_rules(gate_classes: int) -> None:
     torch.manual_seed(3)
     text = F.normalize(torch.randn(4, 8), dim=-1)
     groups = SegmentTokens(torch.rand(1, 3, 4, 5), torch.randn(1, 3, 8), torch.randn(1, 8))
-    protocol = Decision(temperature=5.0, gate_classes=gate_classes)
-    found = token_probabilities(groups, text, protocol, (16, 20))
+    affinity = token_affinity(groups, text, 5.0, gate_classes)
+    found = of_pixels(affinity, groups.map((16, 20)))
     pixel = F.interpolate(groups.assignment, (16, 20), mode="bilinear").argmax(1)[0]
     cosine = F.normalize(groups.tokens[0], dim=-1) @ text.T
     expected = (5 * cosine).softmax(-1)
@@ -245,14 +419,48 @@ def test_group_probabilities_are_groupvits_rules(gate_classes: int) -> None:
     torch.testing.assert_close(found[0], expected[pixel].permute(2, 0, 1))
 
 
-def test_the_threshold_is_on_the_affinity() -> None:
-    model: Any = METHODS["GroupViT"]()
-    model.use_vocabulary(Vocabulary.load("voc21"), Protocol.preset("groupvit", "voc21", short_side=64, crop=64, stride=32))
-    (result,) = model.segment([torch.rand(3, 64, 64)], with_score=True)
-    assert result.score is not None
-    assert result.score.max() < 0.95
-    assert (result.labels[result.score < result.score.max()] == 0).all()  # min(value, best): only the best group survives
-    assert (result.labels[result.score == result.score.max()] > 0).all()
+def groupvits_label_map(model: Any, image: torch.Tensor, threshold: float) -> torch.Tensor:
+    """GroupViT's evaluation of one picture as a plain loop: background is decided in each window, then windows are averaged."""
+    windows = model.protocol.windows
+    resized = resize_image(image, windows)
+    size = (resized.shape[1], resized.shape[2])
+    total, visits = torch.zeros(len(model.words) + 1, *size), torch.zeros(size)
+    for top, left, bottom, right in window_boxes(*size, windows):
+        groups = model.groups(resized[None, :, top:bottom, left:right])
+        affinity = token_affinity(groups, model.text_QC, model.temperature, model.protocol.decision.gate_classes)[0]
+        token = F.interpolate(groups.assignment, (bottom - top, right - left), mode="bilinear").argmax(1)[0]
+        limit = min(threshold, float(affinity.max()))  # over all groups, whether a pixel is of them or not
+        of_pixel = affinity[token].permute(2, 0, 1)
+        background = (of_pixel.amax(0) < limit).float()
+        total[:, top:bottom, left:right] += torch.cat([background[None], of_pixel])
+        visits[top:bottom, left:right] += 1
+    channels = F.interpolate((total / visits)[None], image.shape[1:], mode="bilinear")[0]
+    return torch.cat([torch.tensor([0]), model.class_of_word])[channels.argmax(0)]
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.95])
+@torch.no_grad()
+def test_background_is_decided_in_every_window(threshold: float) -> None:
+    model: Any = METHODS["GroupViT"](protocol="groupvit", protocol_values={"short_side": 64, "crop": 64, "stride": 32})
+    model.protocol_values["background_value"] = threshold
+    model.use_vocabulary(Vocabulary.load("voc21"))
+    pictures = DATAMODULES["Shapes"](pictures=4).benchmark("test")
+    shares = []
+    for i in range(4):
+        image = pictures[i]["image"].float() / 255
+        found = model.segment(image).labels
+        expected = groupvits_label_map(model, image, threshold)
+        assert (found != expected).float().mean() < 0.001  # ties of the argmax
+        shares.append(float((found == 0).float().mean()))
+    assert max(shares) < 1
+    assert (max(shares) > 0.05) == (threshold > 0.02)
+
+
+def test_a_group_without_a_pixel_still_lowers_no_threshold() -> None:
+    """The best group has no pixel: the limit is its probability, and every pixel is background."""
+    probabilities = torch.full((1, 2, 4, 4), 0.3)
+    assert (with_background(probabilities, 0.9, torch.tensor([0.8]))[:, 2] == 1).all()
+    assert (with_background(probabilities, 0.9, None)[:, 2] == 0).all()  # their own best survives
 
 
 def test_oracle_labels_are_the_majority() -> None:
