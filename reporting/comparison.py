@@ -32,6 +32,7 @@ from reporting.recorder import Measure, save_exported
 from reporting.result import Result
 from reporting.tables import write_tables
 
+ROOT_DIR = "trainer.default_root_dir"  # of a row that leaves something behind
 FIGURE = "figure"  # among a fit's tensors: the PNG of what it learnt from
 
 
@@ -115,7 +116,7 @@ class Measuring:
                     if method.fit:
                         words = [words_of.data, words_of.options] if words_of else []
                         training = self._train(model, fit_data, trainer, made_by | {"words": words})
-                        if writes():  # for rows that start from this one
+                        if writes() and ROOT_DIR in method.set:  # later rows start from what lies there
                             save_exported(model, Path(trainer.default_root_dir))
                     for benchmark in benchmarks:
                         yield self._result(model, method, seed, benchmark, made_by, training)

@@ -149,6 +149,11 @@ def walk(root: str) -> Iterator[str]:
         yield from (start + name for name in files if name.lower().endswith(suffixes))
 
 
+def stem(name: str) -> str:
+    """A picture's name without folder, archive and suffix."""
+    return Path(name.rpartition(":")[2]).stem
+
+
 class RemainingImages(ImageSource):
     """The pictures of a source that a list does not name.
 
@@ -161,8 +166,8 @@ class RemainingImages(ImageSource):
     """
 
     def __init__(self, source: ImageSource, path: str) -> None:
-        named = {Path(line.split()[0]).stem for line in read_bytes(path).decode(errors="replace").splitlines() if line.strip()}
-        kept = [i for i in range(len(source)) if Path(source.name(i)).stem not in named]
+        named = {stem(line.split()[0]) for line in read_bytes(path).decode(errors="replace").splitlines() if line.strip()}
+        kept = [i for i in range(len(source)) if stem(source.name(i)) not in named]
         if len(kept) in (0, len(source)):
             raise UserError(f"list '{path}' names {'all' if not kept else 'none'} of the pictures in '{source.place}'.")
         self.source, self.kept = source, np.array(kept)

@@ -18,7 +18,8 @@ from methods.dense_clip import DenseCLIP
 from methods.freeseg.similarity import SimilarityMaker
 from methods.supervision import Supervision
 
-WHOLE = {"crop": None, "stride": None, "position_resize": "bicubic"}
+WHOLE: dict[str, Any] = {"crop": None, "stride": None, "position_resize": "bicubic"}
+AS_IT_IS: dict[str, Any] = {"short_side": 0, "max_long_side": 2**16, "crop": None, "stride": None, "upsampling": "direct"}
 
 
 class SimilarityCLIP(DenseCLIP, ABC):
@@ -88,7 +89,7 @@ class SimilarityMap(SimilarityCLIP):
     def inference(self) -> Inference:
         """Hands whole images on, in their own size."""
         found = super().inference
-        return replace(found, protocol=found.protocol.changed(short_side=0, crop=None, stride=None))
+        return replace(found, protocol=found.protocol.changed(**AS_IT_IS))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.similarity(images)[1]

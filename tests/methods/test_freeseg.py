@@ -27,7 +27,7 @@ from evaluation.windows import resize_image
 from methods import METHODS
 from methods.freeseg.mined_masks import decode, encode, statistics_of
 from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, partial_label, partial_pixel, smoothed
-from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy
+from methods.freeseg.partial_loss import augmented, partial_cross_entropy
 from methods.freeseg.pooling import Pooling, attended, pool
 from methods.freeseg.similarity import best_of_class, itsm, signed
 from methods.info_nce import caption_is_true, info_nce
@@ -491,7 +491,7 @@ def test_windows_of_a_view_are_those_of_the_protocol() -> None:
     assert (view.short_side, view.crop, view.stride) == (128, 64, 32)
     maker = replace(model.similarity, views=(view,))
     found = F.interpolate(maker(symmetric)[1], (128, 128), mode="bilinear", align_corners=False)[0]
-    merged = scored.merge(slice(None))
+    merged = scored.merge(slice(None), (128, 128))
     assert F.cosine_similarity(found.flatten(), ((merged + merged.flip(2)) / 2).flatten(), 0) > 0.99
 
 

@@ -78,6 +78,24 @@ def test_contrast_and_mined_masks_are_shown(tmp_path: Path) -> None:
         assert base64.b64encode(figures[1]).decode() in (out / "report.html").read_text()
 
 
+def test_a_row_starts_from_what_another_left(tmp_path: Path) -> None:
+    """A map of the projection that ICLIP's row trained: only a run of ``fit`` wrote it, and the row failed."""
+    small = {"trainer.max_steps": 1, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
+    iclip = {"name": "ICLIP", "config": "configs/freeseg/iclip_shapes.yaml", "fit": True}
+    there = {"trainer.default_root_dir": str(tmp_path / "left")}
+    file = tmp_path / "left" / "iclip.safetensors"
+    its_map = {"name": "its map", "config": "configs/freeseg/map_shapes.yaml"}
+    its_map |= {"set": {"model.rule": "maskclip", "model.iclip": str(file)}}
+    plan = PLAN | {"seeds": [0], "methods": [iclip | {"set": small | there}, its_map]}
+    for _ in range(2):  # the second time from what was kept
+        out = run(tmp_path, plan)
+        rows = list(csv.DictReader((out / "results.csv").open()))
+        assert [row["sees"] for row in rows] == ["pictures with captions"] * 2
+        file.unlink()
+    run(tmp_path, plan | {"methods": [iclip | {"set": small | {"model.learning_rate": 1e-4}}]})
+    assert not any(path.name == file.name for path in tmp_path.rglob("*"))  # nobody asked for it
+
+
 def test_two_processes_get_the_same_table(tmp_path: Path) -> None:
     probe = {"name": "probe", "config": "configs/oracle/linear_probe.yaml", "fit": True}
     small = {"trainer.max_steps": 2, "data.train_pictures": 16, "data.train_batch_size": 4, "data.num_workers": 0}
