@@ -16,11 +16,14 @@ from methods.dense_clip import DenseCLIP
 class TrainingFree(DenseCLIP):
     """Dense CLIP under one of the rules of :mod:`backbones.attention`."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def score_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         surgery = rule_named(self.rule_name).surgery
         pooled, dense = self.backbone.tokens(images, self.rule_name, self.protocol.windows.position_resize, pooled=surgery)
         scores = torch.einsum("bchw,qc->bqhw", dense, self.text_QC)
-        return scores if pooled is None else feature_surgery(scores, pooled @ self.text_QC.T)
+        return scores if pooled is None else feature_surgery(scores, pooled @ self.text_QC.T), dense
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.score_with_features(images)[0]
 
     def patch_features(self, images: Tensor) -> Tensor:
         """CLIP's dense embeddings under the rule."""

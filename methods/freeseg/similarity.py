@@ -20,7 +20,7 @@ from torch import Tensor
 
 from backbones.attention import RuleName, rule_named
 from backbones.clip import CLIP
-from backbones.feature_surgery import feature_surgery
+from backbones.feature_surgery import SHARPNESS, feature_surgery
 from evaluation.rules import Windows
 from evaluation.windows import overlaid, resized_side_lengths, window_boxes
 
@@ -84,10 +84,14 @@ class SimilarityMaker:
             torch.cat([images, images.flip(3)]), self.rule, position_resize, pooled=True, projection=self.projection
         )
         assert pooled is not None
-        whole = best_of_class(pooled @ self.text.T, self.class_of_word)
-        patches = best_of_class(torch.einsum("bchw,qc->bqhw", dense, self.text), self.class_of_word)
-        if rule_named(self.rule).surgery:
-            patches = feature_surgery(patches, whole)
+        words, of_patches = pooled @ self.text.T, torch.einsum("bchw,qc->bqhw", dense, self.text)
+        whole = best_of_class(words, self.class_of_word)
+        if rule_named(self.rule).surgery:  # each word has a weight of its own; in what all have in common a class counts once
+            position = self.class_of_word.unique(return_inverse=True)[1]
+            lesser = (SHARPNESS * (words - whole[:, position])).exp()[..., None, None]
+            patches = feature_surgery(best_of_class(of_patches * lesser, self.class_of_word), whole)
+        else:
+            patches = best_of_class(of_patches, self.class_of_word)
         straight, mirrored = patches.chunk(2)
         return whole.chunk(2)[0], (straight + mirrored.flip(3)) / 2
 

@@ -575,6 +575,24 @@ def test_a_class_asked_by_two_words_is_mined_as_by_one() -> None:
     assert (once == alike)[both].float().mean() > 0.95
 
 
+def test_surgery_weighs_each_word_of_a_class() -> None:
+    """As in the published form over all words, of which a class keeps the best; the ground words of a background differ."""
+    model = FreeSeg(masks=None, rule="surgery", views=[{"short_side": 64}])
+    model.use_vocabulary(Vocabulary.parse("grass, sand, water; red striped disc; blue plain triangle, triangle"))
+    images, classes = torch.rand(2, 3, 64, 64), model.class_of_text
+    assert classes.tolist() == [0, 0, 0, 1, 2, 2]
+    both = torch.cat([images, images.flip(3)])
+    pooled, dense = model.backbone.tokens(both, "surgery", "bicubic", pooled=True)
+    words, patches = pooled @ model.text_QC.T, torch.einsum("bchw,qc->bqhw", dense, model.text_QC)
+    powers = (2 * words).exp()  # the weights of the published form, but for the sum that they are divided by
+    every = torch.stack([powers[:, classes == k].amax(1) for k in range(3)], 1).mean(1)  # a class counts once
+    weighted = patches * (powers / every[:, None])[..., None, None]
+    best = torch.stack([weighted[:, classes == k].amax(1) for k in range(3)], 1)
+    expected = best - best.mean(1, keepdim=True)
+    expected = (expected[:2] + expected[2:].flip(3)) / 2
+    torch.testing.assert_close(model.similarity(images)[1], expected, atol=1e-5, rtol=1e-4)
+
+
 def test_synonyms_are_not_punished_in_training(tmp_path: Path) -> None:
     trained = []
     for classes in (Vocabulary.load("shapes16"), asked_twice("{}")):
