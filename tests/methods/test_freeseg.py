@@ -1,6 +1,7 @@
 """FreeSeg's parts: the similarity map, poolings, ICLIP, mask mining, what is kept of it, partial-label training."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import cli
 from backbones.clip import CLIP
 from commands.lightning import build
 from common.batch import IGNORED
@@ -31,8 +33,10 @@ from methods.freeseg.partial_loss import augmented, partial_cross_entropy
 from methods.freeseg.pooling import Pooling, attended, pool
 from methods.freeseg.similarity import best_of_class, itsm, signed
 from methods.info_nce import caption_is_true, info_nce
+from reporting.checkpoints import last_checkpoint
 from reporting.contrast import MeanScoreContrast, ScoreContrast
 from reporting.recorder import SaveTraining, save_exported
+from tests import data as tiny
 from tests.conftest import QUIET, ROOT
 
 FreeSeg: Any = METHODS["FreeSeg"]
@@ -636,3 +640,56 @@ def test_a_closed_head_has_an_output_a_class() -> None:
     model.use_vocabulary("background; red striped disc, red disc; blue plain triangle, blue triangle, triangle")
     assert model.class_of_word.tolist() == [0, 1, 2]
     assert model.similarity(torch.rand(1, 3, 64, 64))[1].shape[1] == len(model.class_of_text.unique())
+
+
+def test_masks_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fit, and every process of it, read all masks again: 165 s for COCO."""
+    model = fit(tmp_path)
+    read: list[Any] = []
+    real = decode
+    monkeypatch.setattr("methods.freeseg.mined_masks.decode", lambda content: read.append(1) or real(content))
+    again = statistics_of(model.mined, names_of(model))
+    assert not read
+    assert again.labelled_share > 0.3
+    model.use_vocabulary(Vocabulary.load("shapes12"))
+    assert set(statistics_of(model.mined, names_of(model)).pixels) == set(model.vocabulary.names)  # other names, other counts
+    assert len(read) == 12
+
+
+REAL = {  # config -> what makes its data, the pictures that are trained on, the list that is left out
+    "voc": (tiny.make_voc, "VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"),
+    "context": (tiny.make_context, "VOCdevkit/VOC2010/JPEGImages", "VOCdevkit/VOC2010/ImageSets/Main/val.txt"),
+    "coco_stuff": (tiny.make_coco, "train2017", None),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_real_configs_train_and_are_tested(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With several words a class, mined background in VOC, and no picture of the test in training; the small networks."""
+    make, images, left_out = REAL[name]
+    make(tmp_path / "data")
+    for i in range(3):
+        tiny.picture(tmp_path / "data" / images, f"train{i}", (64, 80), seed=i)
+    config = yaml.safe_load((ROOT / "configs" / "freeseg" / f"{name}.yaml").read_text())
+    given = config["data"]["init_args"]
+    assert given["images"] == f"/data/{images}"
+    assert given.get("leave_out") == (left_out and f"/data/{left_out}")
+    given |= {"images": str(tmp_path / "data" / images), "size": 64, "train_batch_size": 3, "num_workers": 0}
+    given |= {"leave_out": str(tmp_path / "data" / left_out)} if left_out else {}
+    given["scored_on"]["init_args"]["root"] = str(tmp_path / "data")
+    small = {"clip": "tiny_clip", "pretrained": "embedded", "network": "segformer_embedded", "network_weights": None}
+    config["model"]["init_args"] |= small | {"network_revision": None, "protocol_values": {"templates": "plain"}}
+    config["trainer"] |= {"max_steps": 1, "default_root_dir": str(tmp_path / "runs"), "accelerator": "cpu"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert cli.main(["fit", "--config", str(tmp_path / "config.yaml")]) == 0
+    assert "of the pixels labelled" in capsys.readouterr().out
+    checkpoint = last_checkpoint(tmp_path / "runs")
+    assert cli.main(["test", "--config", str(tmp_path / "config.yaml"), f"--ckpt_path={checkpoint}"]) == 0
+    (result,) = (tmp_path / "runs").rglob("metrics.json")
+    said = json.loads(result.read_text())
+    assert (said["protocol"], said["vocabulary"]) == ("freeseg", given["scored_on"]["init_args"]["vocabulary"])
+    assert 0 < said["pixel_accuracy"] < 1
+    model = build(["--config", str(tmp_path / "config.yaml"), "--trainer.logger=false"]).model
+    model.use_vocabulary(said["vocabulary"])
+    rules = model.protocol
+    assert (rules.windows.short_side, rules.windows.crop, rules.decision.area_threshold) == (512, 512, 0.0)
