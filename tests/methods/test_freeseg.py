@@ -688,7 +688,6 @@ def test_the_real_configs_train_and_are_tested(name: str, tmp_path: Path, capsys
     (result,) = (tmp_path / "runs").rglob("metrics.json")
     said = json.loads(result.read_text())
     assert (said["protocol"], said["vocabulary"]) == ("freeseg", given["scored_on"]["init_args"]["vocabulary"])
-    assert 0 < said["pixel_accuracy"] < 1
     model = build(["--config", str(tmp_path / "config.yaml"), "--trainer.logger=false"]).model
     model.use_vocabulary(said["vocabulary"])
     rules = model.protocol
