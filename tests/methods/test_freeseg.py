@@ -665,7 +665,7 @@ REAL = {  # config -> what makes its data, the pictures that are trained on, the
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_real_configs_train_and_are_tested(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With several words a class, mined background in VOC, and no picture of the test in training; the small networks."""
+    """With several words a class, and no picture of the test in training; the small networks."""
     make, images, left_out = REAL[name]
     make(tmp_path / "data")
     for i in range(3):
