@@ -25,6 +25,7 @@ from common.code import code_of
 from common.distributed import gathered
 from common.errors import UserError, known
 from common.randomness import run_seed
+from common.values import Amount, Natural
 from common.weights import state_hash
 from methods.freeseg.mined_masks import MaskStatistics, decode, encode, statistics_of
 from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine
@@ -67,12 +68,12 @@ class FreeSeg(SimilarityCLIP):
         network: Literal["segformer_embedded", "segformer_b0"] = "segformer_embedded",
         network_weights: str | None = None,
         network_revision: str | None = None,
-        closed_outputs: int = 0,
+        closed_outputs: Natural = 0,
         guard: Guard = "none",
-        guard_at: float = 0.5,
+        guard_at: Amount = 0.5,
         augment: bool = True,
-        learning_rate: float = 6e-5,
-        weight_decay: float = 0.01,
+        learning_rate: Amount = 6e-5,
+        weight_decay: Amount = 0.01,
         **options: Any,
     ) -> None:
         super().__init__(**options)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.attention import RuleName
+from common.values import Amount
 from methods.dense_clip import DenseCLIP
 from methods.freeseg.pooling import Pooling, attended, pool
 from methods.info_nce import caption_is_true, captions, info_nce
@@ -47,12 +48,12 @@ class ICLIP(DenseCLIP):
         self,
         pooling: Pooling = "smooth_min",
         pool_space: Literal["features", "similarity"] = "features",
-        temperature: float = 0.1,
+        temperature: Amount = 0.1,
         mask: Literal["none", "attention"] = "none",
         text: Literal["captions", "names"] = "captions",
-        keep: float = 1e-3,
-        learning_rate: float = 5e-4,
-        weight_decay: float = 0.05,
+        keep: Amount = 1e-3,
+        learning_rate: Amount = 5e-4,
+        weight_decay: Amount = 0.05,
         rule: RuleName = "maskclip",
         **options: Any,
     ) -> None:
