@@ -25,6 +25,7 @@ from common.weights import state_hash
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 EMBEDDED = "embedded"
+LOCAL = "local-dir:"  # open_clip's name for a folder that brings its weights
 open_clip.add_model_config(CHECKPOINTS / "tiny_clip.json")
 
 
@@ -36,6 +37,9 @@ class CLIP(nn.Module):
         pretrained: an open_clip tag, the path of a .safetensors or .pt file of weights, ``"embedded"`` for the model
             shipped with the project, or None for random weights.
         revision: commit of the ``hf-hub`` repository; required there, so that a result names its weights.
+
+    Attributes:
+        pretrained: whether the weights were loaded, so that the same arguments bring them back.
 
     Raises:
         UserError: unknown model or tag, weights of another model, a tower that is not a ViT, no network.
@@ -49,6 +53,7 @@ class CLIP(nn.Module):
         self.name = f"{model}@{pretrained or revision or 'random'}"
         name, weights = _resolve(model, pretrained, revision)
         self.clip = _create(name, weights)
+        self.pretrained = weights is not None or name.startswith(LOCAL)
         self.tokenizer = _tokenizer(name)
         if not isinstance(self.clip.visual, VisionTransformer) or self.clip.visual.attn_pool is not None:
             raise UserError(f"model '{model}' has no plain ViT image tower; the attention rules need one, as in ViT-B-16.")
@@ -86,14 +91,17 @@ class CLIP(nn.Module):
 
         ``projection`` (D, C) takes the place of CLIP's own for the dense tokens (ICLIP's dual projections).
         """
-        chosen = rule_named(rule)
-        x, grid = self.embed_patches(images, position_resize)
-        x, stream = self._run(x, grid, chosen, keep_original=pooled)
+        whole, stream, grid = self.stream(images, rule, position_resize, pooled)
         patches = F.normalize(self.project(stream, projection)[:, 1:], dim=-1)
-        dense = patches.transpose(1, 2).unflatten(2, grid)
-        if not pooled:
-            return None, dense
-        return self.pool(x), dense
+        return whole, patches.transpose(1, 2).unflatten(2, grid)
+
+    def stream(
+        self, images: Tensor, rule: str, position_resize: str, pooled: bool = False
+    ) -> tuple[Tensor | None, Tensor, tuple[int, int]]:
+        """What :meth:`tokens` projects, (B, 1 + n, D) under the rule, between the image embedding and the grid."""
+        x, grid = self.embed_patches(images, position_resize)
+        x, stream = self._run(x, grid, rule_named(rule), keep_original=pooled)
+        return self.pool(x) if pooled else None, stream, grid
 
     def embed_image(self, images: Tensor, unit: bool = True) -> Tensor:
         """Image embeddings (B, C), unit-norm or as they are, of images (B, 3, H, W) in [0, 1]."""
@@ -225,7 +233,7 @@ def resize_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, in
 def _resolve(model: str, pretrained: str | None, revision: str | None) -> tuple[str, str | None]:
     """(name that open_clip knows, tag or path or None)."""
     if model.startswith("hf-hub:"):
-        return "local-dir:" + _snapshot(model.removeprefix("hf-hub:"), revision), None
+        return LOCAL + _snapshot(model.removeprefix("hf-hub:"), revision), None
     if model.endswith(".json"):
         if not Path(model).is_file():
             raise UserError(f"model config '{model}' does not exist.")

@@ -37,6 +37,7 @@ class DenseCLIP(Segmenter):
         super().__init__(**options)
         self.rule_name = rule
         self.backbone = CLIP(clip, pretrained, revision)
+        self.pretrained_parts = ("backbone",) if self.backbone.pretrained else ()
         self.text_QC: Tensor = torch.zeros(0, 0)
 
     def followed_rules(self) -> frozenset[str]:

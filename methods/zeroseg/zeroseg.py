@@ -115,6 +115,7 @@ class ZeroSeg(TokenSegmenter):
         self.weights = {"distill": distill, "match": match, "cover": cover, "reconstruct": reconstruct}
         self.dim_reduction, self.set_reduction = dim_reduction, set_reduction
         self.teacher = Teacher(CLIP(clip, pretrained, revision), self.grids, feature_norm)
+        self.pretrained_parts = ("teacher.clip",) if self.teacher.clip.pretrained else ()
         self.student = MAE(size, mae_weights if encoder_init == "mae" else None, mae_revision, norm_pix_loss)
         if encoder_init == "teacher":
             self.student.start_from(self.teacher.clip)

@@ -23,8 +23,8 @@ from common.errors import UserError
 from datamodules import DATAMODULES
 from evaluation import Protocol, Vocabulary
 from methods import METHODS
-from methods.ifseg.map_loss import map_cross_entropy
 from methods.ifseg.word_maps import draw_maps
+from methods.map_loss import map_cross_entropy
 from tests.conftest import ROOT
 
 WEIGHTS = FOLDER / "embedded_ofa.safetensors"
@@ -328,7 +328,7 @@ def test_it_is_documented_where_it_was_trained() -> None:
 def test_the_map_loss_is_the_plain_one(words: int, coarse: int, factor: int, strip: int) -> None:
     logits = torch.randn(2, words, coarse, coarse, requires_grad=True)
     target = torch.randint(0, words, (2, coarse * factor, coarse * factor))
-    with mock.patch("methods.ifseg.map_loss.STRIP", strip):
+    with mock.patch("methods.map_loss.STRIP", strip):
         ours = map_cross_entropy(logits, target)
     (ours_gradient,) = torch.autograd.grad(3 * ours, logits)
     plain = F.cross_entropy(F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False), target)

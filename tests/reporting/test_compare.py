@@ -97,6 +97,27 @@ def test_contrast_and_mined_masks_are_shown(tmp_path: Path) -> None:
         assert base64.b64encode(figures[1]).decode() in (out / "report.html").read_text()
 
 
+def test_a_row_starts_from_what_another_left(tmp_path: Path) -> None:
+    """A map of the projection that ICLIP's row trained: only a run of ``fit`` wrote it, and the row failed."""
+    small = {"trainer.max_steps": 1, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
+    iclip = {"name": "ICLIP", "config": "configs/freeseg/iclip_shapes.yaml", "fit": True}
+    there = {"trainer.default_root_dir": str(tmp_path / "left")}
+    file = tmp_path / "left" / "iclip.safetensors"
+    its_map = {"name": "its map", "config": "configs/freeseg/map_shapes.yaml", "after": "ICLIP"}
+    its_map |= {"set": {"model.rule": "maskclip", "model.iclip": str(file)}}
+    plan = PLAN | {"seeds": [0], "methods": [iclip | {"set": small | there}, its_map]}
+    for _ in range(2):  # the second time from what was kept
+        out = run(tmp_path, plan)
+        rows = list(csv.DictReader((out / "results.csv").open()))
+        assert [row["sees"] for row in rows] == ["pictures with captions"] * 2
+        file.unlink()
+    run(tmp_path, plan | {"methods": [iclip | {"set": small | there}]})
+    assert not file.exists()  # nobody asked for it
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(plan | {"methods": [its_map, iclip | {"set": small | there}]}))
+    with pytest.raises(UserError, match="unknown earlier row with fit for method 'its map' 'ICLIP'"):
+        read_plan(tmp_path / "wrong.yaml", commands.compare.parse_plan)
+
+
 def test_two_processes_get_the_same_table(tmp_path: Path) -> None:
     probe = {"name": "probe", "config": "configs/oracle/linear_probe.yaml", "fit": True}
     small = {"trainer.max_steps": 2, "data.train_pictures": 16, "data.train_batch_size": 4, "data.num_workers": 0}
