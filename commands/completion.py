@@ -8,6 +8,7 @@ from __future__ import annotations
 from commands import COMMANDS
 from commands.list import KINDS
 from commands.shells import SCRIPTS
+from common.answers import remembered
 from common.errors import UserError, known
 
 USAGE = """usage: zerolabel completion bash|zsh|fish
@@ -31,8 +32,13 @@ def run(arguments: list[str]) -> int:
     shell = known("shell", arguments[0], SHELLS)
     if arguments[1:]:
         raise UserError(f"completion takes one shell, not '{' '.join(arguments)}'.")
+    print(remembered(f"completion-{shell}", lambda: script(shell)), end="")
+    return 0
+
+
+def script(shell: str) -> str:
+    """The script of a shell."""
     from commands.options import benchmarks, options_of  # here, so that help and mistakes answer at once
 
     positional = {"list": list(KINDS), "prepare": sorted(benchmarks()), "completion": list(SHELLS)}
-    print(SCRIPTS[shell]({name: options_of(name) for name in COMMANDS}, positional, FREE), end="")
-    return 0
+    return SCRIPTS[shell]({name: options_of(name) for name in COMMANDS}, positional, FREE)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from common.answers import remembered
 from common.errors import UserError, known
 
 KINDS = ("methods", "rules", "datamodules", "vocabularies", "protocols")
@@ -20,7 +23,7 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"list takes one kind, not '{' '.join(arguments)}'.")
     if arguments:
         known("kind", arguments[0], KINDS)
-    known_names = names()
+    known_names = json.loads(remembered("list", lambda: json.dumps(names())))
     for kind in arguments or KINDS:
         print(f"{kind}:")
         for name, text in known_names[kind].items():

@@ -50,6 +50,29 @@ def test_help_needs_no_heavy_import() -> None:
     assert all(command in done.stdout for command in cli.COMMANDS)
 
 
+def test_lists_and_completion_answer_at_once_while_the_code_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZEROLABEL_CACHE", str(tmp_path))
+    said = []
+    for _ in range(2):
+        assert cli.main(["list"]) == 0
+        assert cli.main(["completion", "bash"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    code = "import sys, cli; cli.main(['list']); cli.main(['completion', 'bash']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == said[0]
+    for damaged in (tmp_path / "answers").iterdir():
+        damaged.write_bytes(damaged.read_bytes().replace(b"methods", b"methode").replace(b"predict", b"predikt"))
+    assert cli.main(["list"]) == 0
+    assert capsys.readouterr().out in said[0]
+    monkeypatch.setattr("common.answers.state_of_the_code", lambda: "other")
+    monkeypatch.setattr("commands.list.names", lambda: {"methods": {"new": ""}})
+    assert cli.main(["list", "methods"]) == 0
+    assert "new" in capsys.readouterr().out  # the code changed
+
+
 def test_torchvision_of_another_build_does_not_stop_us() -> None:
     code = "import common.compat, torch, torchvision, lightning, open_clip; print(torch.ops.torchvision.nms)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
