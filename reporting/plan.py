@@ -63,7 +63,7 @@ class Comparison:
     """The content of a ``configs/compare/*.yaml``.
 
     ``note`` is what a reader must know, printed under the title; ``contrast`` adds the mean score contrast of every method's
-    maps to the tables (:class:`reporting.contrast.MeanScoreContrast`).
+    maps to the tables (:class:`reporting.contrast.MeanScoreContrast`); ``mean`` a table of all benchmarks with their mean.
     """
 
     title: str
@@ -73,6 +73,7 @@ class Comparison:
     pictures: Natural = 4
     note: str = ""
     contrast: bool = False
+    mean: bool = False
     quotes: list[Quote] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -374,6 +374,22 @@ def small_run(folder: Path, model: Any, pictures: bool = False, **options: Any) 
     return trainer
 
 
+def test_the_end_of_training_is_interpolated_with_its_start(tmp_path: Path) -> None:
+    weights = {}
+    for share in (1.0, 0.8):
+        torch.manual_seed(0)
+        model: Any = METHODS["IFSeg"](interpolation=share, learning_rate=1e-2)
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        small_run(tmp_path, model, max_steps=3, limit_val_batches=0, accumulate_grad_batches=2)
+        weights[share] = model.state_dict()
+    moved = 0
+    for name, start in before.items():
+        if start.is_floating_point():
+            torch.testing.assert_close(weights[0.8][name], torch.lerp(start, weights[1.0][name], 0.8), atol=1e-6, rtol=1e-5)
+            moved += not torch.equal(weights[0.8][name], weights[1.0][name])
+    assert moved > 100
+
+
 def test_self_training_goes_on_with_pictures(tmp_path: Path) -> None:
     steps: list[str] = []
     model: Any = METHODS["IFSeg"](self_training_from=2)

@@ -65,6 +65,21 @@ def test_the_files_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture
     assert markdown in capsys.readouterr().out
 
 
+def test_the_mean_over_all_benchmarks_is_of_methods_that_have_them_all(tmp_path: Path) -> None:
+    second = OBJECTS | {"name": "two", "options": OBJECTS["options"] | {"vocabulary": "shapes16"}}
+    methods = [*PLAN["methods"][:1], PLAN["methods"][1] | {"benchmarks": ["objects"]}]  # type: ignore[index]
+    out = run(tmp_path, PLAN | {"mean": True, "methods": methods, "benchmarks": [OBJECTS, second]})
+    mious = [100 * float(row["miou"]) for row in csv.DictReader((out / "results.csv").open())]
+    assert len(mious) == 3
+    cells = f"{mious[0]:.1f} | {mious[1]:.1f} | {(mious[0] + mious[1]) / 2:.1f} |"
+    assert f"| SCLIP | {cells}" in (out / "results.md").read_text()
+    assert f"| CLIP_50% | {mious[2]:.1f} | – | – |" in (out / "results.md").read_text()
+    tex = (out / "results.tex").read_text()
+    assert "\\begin{tabular}{lrrr}" in tex
+    assert f"& {(mious[0] + mious[1]) / 2:.1f} \\\\" in tex
+    assert "All benchmarks" in (out / "report.html").read_text()
+
+
 def test_contrast_and_mined_masks_are_shown(tmp_path: Path) -> None:
     data = {"data.pictures": 4, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
     freeseg = {"name": "FreeSeg", "config": "configs/freeseg/shapes.yaml", "fit": True, "seeds": [0]}
