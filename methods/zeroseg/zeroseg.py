@@ -184,7 +184,7 @@ class ZeroSeg(TokenSegmenter):
         """The teacher embeds the views of all images.
 
         Raises:
-            UserError: they change, or are of several sizes or another than the decoder reconstructs, before hours go into views.
+            UserError: they change, or are not of the size that the decoder reconstructs; before hours go into views.
         """
         if self.cache is not None:
             images.rendering()  # refuses what cannot be kept; its way out comes before that of a wrong size
