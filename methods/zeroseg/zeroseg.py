@@ -184,8 +184,10 @@ class ZeroSeg(TokenSegmenter):
         """The teacher embeds the views of all images.
 
         Raises:
-            UserError: they are of another size than the decoder reconstructs, before hours are spent on views.
+            UserError: they change, or are not of the size that the decoder reconstructs; before hours go into views.
         """
+        if self.cache is not None:
+            images.rendering()  # refuses what cannot be kept; its way out comes before that of a wrong size
         height, width = images[0, 0]["image"].shape[-2:]
         if {height, width} != {side := int(self.student.model.config.image_size)}:
             raise UserError(

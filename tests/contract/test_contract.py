@@ -131,7 +131,7 @@ def test_kept_scores_give_the_same_label_maps_under_other_thresholds(method: typ
         for a, b in zip(plain, kept, strict=True):
             assert torch.equal(a.labels, b.labels)
             assert torch.equal(a.score, b.score)
-    assert read == [0, 2, 0]
+    assert read == [0, 2, 0 if "short_side" in model.followed_rules() else 2]  # what no score depends on is not in the key
 
 
 BASE = {"refine": "none", "background": "threshold", "background_value": 0.2, "short_side": 64, "crop": 48, "stride": 24}
