@@ -15,12 +15,11 @@ import torch.nn.functional as F
 from huggingface_hub import snapshot_download
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from backbones.attention import Heads, Rule, rule_named
-from common.code import code_of
+from backbones.attention import RULES, Heads, Rule, rule_named
+from backbones.tower import DenseTower, join_templates
 from common.errors import UserError, known
-from common.kept import Kept, key_of
 from common.weights import state_hash
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -28,7 +27,7 @@ EMBEDDED = "embedded"
 open_clip.add_model_config(CHECKPOINTS / "tiny_clip.json")
 
 
-class CLIP(nn.Module):
+class CLIP(DenseTower):
     """A frozen CLIP.
 
     Args:
@@ -41,6 +40,8 @@ class CLIP(nn.Module):
         UserError: unknown model or tag, weights of another model, a tower that is not a ViT, no network.
     """
 
+    rules = RULES
+    has_positions = True
     mean: Tensor
     std: Tensor
 
@@ -70,9 +71,14 @@ class CLIP(nn.Module):
         """Pixels per token."""
         return int(self.visual.patch_size[0])
 
-    def dense(self, images: Tensor, rule: str = "clip", position_resize: str = "scaled_bicubic") -> Tensor:
-        """Dense tokens (B, C, h, w), unit-norm, of images (B, 3, H, W) in [0, 1] of any height and width."""
-        return self.tokens(images, rule, position_resize)[1]
+    @property
+    def channels(self) -> int:
+        return int(self.visual.output_dim)
+
+    @property
+    def scale(self) -> Tensor:  # type: ignore[override]  # an attribute of others
+        scale: Tensor = self.clip.logit_scale.exp()
+        return scale
 
     def tokens(
         self,
@@ -82,7 +88,7 @@ class CLIP(nn.Module):
         pooled: bool = False,
         projection: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor]:
-        """Like :meth:`dense`, with the image embedding (B, C) of the unchanged model in front if ``pooled``.
+        """See :class:`DenseTower`; the image embedding is that of the unchanged model.
 
         ``projection`` (D, C) takes the place of CLIP's own for the dense tokens (ICLIP's dual projections).
         """
@@ -153,43 +159,21 @@ class CLIP(nn.Module):
         h = last.ln_1(x)
         return cast(Tensor, last.attn(h[:, :1], h, h, need_weights=True)[1][:, 0, 1:])
 
-    @torch.no_grad()
-    def embed_text(self, words: list[str], templates: list[str], ensemble: str = "unit") -> Tensor:
-        """Unit embeddings (K, C) of words, averaged over prompt templates, from the disk cache where possible.
+    def text_identity(self, words: list[str]) -> dict[str, str]:
+        tokens = hashlib.sha256(self.tokenizer(words).numpy().tobytes()).hexdigest()
+        return {"weights": self.text_weights_hash(), "tokens": tokens, "open_clip": open_clip.__version__}
 
-        Args:
-            words: K class words.
-            templates: prompts with ``{}`` for the word.
-            ensemble: "unit" normalises each prompt before the mean, "raw" only after.
-        """
-        key = key_of(
-            weights=self.text_weights_hash(),
-            tokens=hashlib.sha256(self.tokenizer(words).numpy().tobytes()).hexdigest(),
-            asked=[words, templates, ensemble],
-            code=[code_of(CLIP), open_clip.__version__],
-        )
-        kept = Kept("text").tensors(key, lambda: {"text": self._embed_text(words, templates, ensemble)})
-        return kept["text"].to(self.mean.device)
-
-    def _embed_text(self, words: list[str], templates: list[str], ensemble: str) -> Tensor:
+    def encode_text(self, words: list[str], templates: list[str], ensemble: str) -> Tensor:
         prompts = [template.format(word) for word in words for template in templates]
         tokens = self.tokenizer(prompts).split(256)
         features = torch.cat([self.clip.encode_text(part.to(self.mean.device)) for part in tokens]).float()
         return join_templates(features.view(len(words), len(templates), -1), ensemble)
 
+    def image_weights_hash(self) -> str:
+        return state_hash(self.visual.state_dict())
+
     def text_weights_hash(self) -> str:
         return state_hash({k: v for k, v in self.clip.state_dict().items() if not k.startswith("visual.")})
-
-
-def join_templates(features: Tensor, ensemble: str) -> Tensor:
-    """Unit embeddings (K, C) of words from those of their prompts (K, T, C).
-
-    Args:
-        features: as the text tower gives them.
-        ensemble: "unit" normalises each prompt before the mean, "raw" only after.
-    """
-    features = F.normalize(features, dim=-1) if ensemble == "unit" else features
-    return F.normalize(features.mean(1), dim=-1)
 
 
 def _rule_attention(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int], rule: Rule) -> Tensor:

@@ -47,15 +47,16 @@ class ConSE(DenseTower):
     name = NAME
     saw = "ImageNet's image labels"
 
-    text_KC: Tensor
-    crowding_K11: Tensor
+    scale: Tensor
+    class_texts: Tensor  # (K, C)
+    crowding_of_classes: Tensor  # (K, 1, 1)
 
     def __init__(self) -> None:
         super().__init__()
         self.lite2 = Lite2()
-        self.register_buffer("text_KC", self._class_texts())
-        self.register_buffer("crowding_K11", crowding(self.text_KC))
-        self.register_buffer("_scale", torch.tensor(1 / TEMPERATURE), persistent=False)
+        self.register_buffer("class_texts", self._class_texts())
+        self.register_buffer("crowding_of_classes", crowding(self.class_texts))
+        self.register_buffer("scale", torch.tensor(1 / TEMPERATURE), persistent=False)
 
     @property
     def stride(self) -> int:
@@ -66,11 +67,6 @@ class ConSE(DenseTower):
     def channels(self) -> int:
         return CHANNELS
 
-    @property
-    def scale(self) -> Tensor:
-        scale: Tensor = self._scale  # type: ignore[assignment]
-        return scale
-
     def tokens(
         self, images: Tensor, rule: str = PLAIN, position_resize: str = "scaled_bicubic", pooled: bool = False
     ) -> tuple[Tensor | None, Tensor]:
@@ -80,12 +76,12 @@ class ConSE(DenseTower):
 
     def embed_image(self, images: Tensor, unit: bool = True) -> Tensor:
         logits = self.lite2(images).mean((2, 3), keepdim=True)  # the head is linear: that of the mean is the mean
-        embedding = self._expectation((logits - self.crowding_K11).softmax(1))[:, :, 0, 0]
+        embedding = self._expectation((logits - self.crowding_of_classes).softmax(1))[:, :, 0, 0]
         return F.normalize(embedding, dim=-1) if unit else embedding
 
     def expected_text(self, images: Tensor) -> Tensor:
         """Probability-weighted mean of the classes' texts at every place, (B, C, h, w); short where classes disagree."""
-        logits = self.both_sizes_both_ways(images) - self.crowding_K11
+        logits = self.both_sizes_both_ways(images) - self.crowding_of_classes
         coarse = self._expectation(reestimated(logits))
         rows, columns = (4 * (side - 1) + 1 if side > 1 else 2 for side in coarse.shape[2:])
         between = F.interpolate(coarse, (rows, columns), mode="bilinear", align_corners=True)
@@ -112,7 +108,7 @@ class ConSE(DenseTower):
         """(B, K, h, w) -> (B, C, h, w), over the most probable classes, whose probabilities then add up to less than 1."""
         value, index = probability.topk(KEPT, dim=1)
         kept = torch.zeros_like(probability).scatter_(1, index, value)
-        return torch.einsum("bkhw,kc->bchw", kept, self.text_KC)
+        return torch.einsum("bkhw,kc->bchw", kept, self.class_texts)
 
     def scores(self, images: Tensor, text_QC: Tensor, class_of_word: Tensor, **reading: Any) -> Tensor:
         self.check_rule(reading.get("rule", PLAIN))
@@ -167,17 +163,19 @@ def reestimated(logits: Tensor) -> Tensor:
 
 
 def word_scores(expected: Tensor, text_QC: Tensor, class_of_word: Tensor) -> Tensor:
-    """Scores (B, Q, h, w) of words.
+    """Scores (B, Q, h, w) of words: similarity, and in its unit the logarithm of the share of the picture that a word has.
+
+    The similarity is no cosine: where the classifier cannot decide between unlike classes, the mean of their texts is short,
+    and nothing is similar to it. That tells things from background.
 
     Args:
-        expected: (B, C, h, w).
+        expected: (B, C, h, w), of :meth:`ConSE.expected_text`.
         text_QC: unit embeddings.
-        class_of_word: (Q,).
+        class_of_word: (Q,), words of one class share what they have of the picture.
     """
     similar = torch.einsum("bchw,qc->bqhw", expected, text_QC)
     cosines = similar / expected.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    preferred = cosines + TEMPERATURE * word_prior(cosines, class_of_word)
-    return preferred + (similar.amax(1, keepdim=True) - preferred.amax(1, keepdim=True))
+    return similar + TEMPERATURE * word_prior(cosines, class_of_word)
 
 
 def word_prior(cosines: Tensor, class_of_word: Tensor) -> Tensor:

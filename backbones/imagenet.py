@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 
 HYPERNYMS = Path(__file__).parent / "checkpoints" / "wordnet" / "imagenet_hypernyms.tsv"
 

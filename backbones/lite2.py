@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import timm
 import torch
@@ -26,7 +27,7 @@ class Lite2(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = timm.create_model("tf_efficientnet_lite2", pretrained=False)
+        self.net: Any = timm.create_model("tf_efficientnet_lite2", pretrained=False)
         weights = torch.load(package_file(PACKAGE, FILE, SHA256), weights_only=True, map_location="cpu")
         self.net.load_state_dict(named_as_timm(weights, [len(stage) for stage in self.net.blocks]))
         self.requires_grad_(False).eval()

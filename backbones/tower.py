@@ -30,12 +30,14 @@ class DenseTower(nn.Module, ABC):
         rules: attention rules that it follows, see :mod:`backbones.attention`.
         has_positions: whether it has position embeddings, which the protocol's ``position_resize`` is about.
         saw: labels that its training saw beyond captions; empty for none.
+        scale: what cosines are multiplied with before a softmax over words (the exponential of CLIP's ``logit_scale``).
     """
 
     name: str
     rules: Collection[str] = (PLAIN,)
     has_positions: bool = False
     saw: str = ""
+    scale: Tensor
 
     @property
     @abstractmethod
@@ -46,11 +48,6 @@ class DenseTower(nn.Module, ABC):
     @abstractmethod
     def channels(self) -> int:
         """C."""
-
-    @property
-    @abstractmethod
-    def scale(self) -> Tensor:
-        """What cosines are multiplied with before a softmax over words (the exponential of CLIP's ``logit_scale``)."""
 
     @abstractmethod
     def tokens(
@@ -68,6 +65,10 @@ class DenseTower(nn.Module, ABC):
     @abstractmethod
     def embed_image(self, images: Tensor, unit: bool = True) -> Tensor:
         """Image embeddings (B, C), unit-norm or as they are, of images (B, 3, H, W)."""
+
+    @abstractmethod
+    def image_weights_hash(self) -> str:
+        """12 hex digits over all that its picture embeddings depend on."""
 
     @abstractmethod
     def text_identity(self, words: list[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import common.compat  # noqa: F401  (must come before timm)
 
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 
 from backbones.imagenet import HYPERNYMS
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from backbones.attention import RuleName
+from backbones.clip import CLIP
 from backbones.segformer import SegFormer
 from common.batch import to_unit
 from common.code import code_of
@@ -61,6 +62,7 @@ class FreeSeg(DenseCLIP):
 
     sees = Supervision.PICTURES
     scores = "logit"
+    backbone: CLIP
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class FreeSeg(DenseCLIP):
         **options: Any,
     ) -> None:
         super().__init__(rule=rule, **options)
+        self.check_clip()
         for key in mining or {}:
             known("mining rule", key, asdict(MiningRules()))
         self.mining, self.scales = MiningRules(**(mining or {})), scales or [1.0]

@@ -1,0 +1,32 @@
+"""Every dense tower by its name: CLIP through open_clip, and the one whose weights come with packages."""
+
+from __future__ import annotations
+
+from backbones.clip import CLIP, EMBEDDED
+from backbones.tower import DenseTower
+from common.errors import UserError
+
+PACKAGED = "packaged"
+
+
+def load_tower(model: str = "tiny_clip", pretrained: str | None = EMBEDDED, revision: str | None = None) -> DenseTower:
+    """A frozen tower.
+
+    Args:
+        model: ``packaged``, see :class:`backbones.conse.ConSE`, or a model of :class:`backbones.clip.CLIP`.
+        pretrained: weights; those of ``packaged`` come with it, so that only ``embedded`` or None fit.
+        revision: commit of an ``hf-hub:`` model.
+
+    Raises:
+        UserError: unknown model, or weights that do not belong to it.
+    """
+    if model != PACKAGED:
+        return CLIP(model, pretrained, revision)
+    if pretrained not in (None, EMBEDDED) or revision is not None:
+        raise UserError(
+            f"the packaged tower has its own weights; '{pretrained or revision}' would be ignored. Leave pretrained and "
+            "revision away, or name another model."
+        )
+    from backbones.conse import ConSE  # timm and transformers take seconds to import
+
+    return ConSE()
