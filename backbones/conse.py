@@ -110,9 +110,10 @@ class ConSE(DenseTower):
         kept = torch.zeros_like(probability).scatter_(1, index, value)
         return torch.einsum("bkhw,kc->bchw", kept, self.class_texts)
 
-    def scores(self, images: Tensor, text_QC: Tensor, class_of_word: Tensor, **reading: Any) -> Tensor:
+    def compare(self, images: Tensor, text_QC: Tensor, class_of_word: Tensor, **reading: Any) -> tuple[Tensor, Tensor]:
         self.check_rule(reading.get("rule", PLAIN))
-        return word_scores(self.expected_text(images), text_QC, class_of_word)
+        expected = self.expected_text(images)
+        return word_scores(expected, text_QC, class_of_word), F.normalize(expected, dim=1)
 
     # Texts -------------------------------------------------------------------------------------------------------
 

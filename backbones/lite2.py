@@ -27,15 +27,16 @@ class Lite2(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net: Any = timm.create_model("tf_efficientnet_lite2", pretrained=False)
+        net: Any = timm.create_model("tf_efficientnet_lite2", pretrained=False)
         weights = torch.load(package_file(PACKAGE, FILE, SHA256), weights_only=True, map_location="cpu")
-        self.net.load_state_dict(named_as_timm(weights, [len(stage) for stage in self.net.blocks]))
-        self.requires_grad_(False).eval()
+        net.load_state_dict(named_as_timm(weights, [len(stage) for stage in net.blocks]))
+        self.net = net.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, 1000, h, w), h = ceil(H / 32), of images (B, 3, H, W) in [0, 1]: the classifier as a 1x1 convolution."""
-        features = self.net.forward_features((images * 255 - 127) / 128)
-        return F.conv2d(features, self.net.classifier.weight[:, :, None, None], self.net.classifier.bias)
+        net: Any = self.net
+        features = net.forward_features((images * 255 - 127) / 128)
+        return F.conv2d(features, net.classifier.weight[:, :, None, None], net.classifier.bias)
 
     def train(self, mode: bool = True) -> Lite2:
         """Stays frozen: its batch norms keep their statistics inside a method that trains."""

@@ -82,8 +82,10 @@ class DenseTower(nn.Module, ABC):
         """Dense tokens (B, C, h, w), unit-norm, of images (B, 3, H, W) in [0, 1] of any height and width."""
         return self.tokens(images, rule, position_resize)[1]
 
-    def scores(self, images: Tensor, text_QC: Tensor, class_of_word: Tensor, **reading: Any) -> Tensor:
-        """How much each place shows each word, (B, Q, h, w), as cosines; a tower that knows better than those says so here.
+    def compare(self, images: Tensor, text_QC: Tensor, class_of_word: Tensor, **reading: Any) -> tuple[Tensor, Tensor]:
+        """How much each place shows each word, (B, Q, h, w), and the dense tokens (B, C, h, w) that say so.
+
+        Cosines; a tower that knows better than those replaces them here.
 
         Args:
             images: (B, 3, H, W).
@@ -91,7 +93,8 @@ class DenseTower(nn.Module, ABC):
             class_of_word: (Q,) words of one class are synonyms.
             reading: ``rule`` and ``position_resize``.
         """
-        return torch.einsum("bchw,qc->bqhw", self.dense(images, **reading), text_QC)
+        dense = self.dense(images, **reading)
+        return torch.einsum("bchw,qc->bqhw", dense, text_QC), dense
 
     @torch.no_grad()
     def embed_text(self, words: list[str], templates: list[str], ensemble: str = "unit") -> Tensor:

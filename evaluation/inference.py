@@ -30,7 +30,7 @@ class Inference:
         scores: what ``score`` gives, see :func:`evaluation.label_map.label_map`.
         score: windows (B, 3, H, W) in [0, 1] -> scores (B, Q, h, w).
         score_with_best: windows -> the scores and, where it is not their maximum, the best probability (B,) of each window.
-        patch_features: windows -> features (B, C, h, w) by which patches are alike.
+        score_with_features: windows -> the scores and the features (B, C, h, w) by which patches are alike.
         window_batch: windows scored at once.
         kept: scores of images that were seen before.
     """
@@ -41,7 +41,7 @@ class Inference:
     scores: Scores
     score: Callable[[Tensor], Tensor]
     score_with_best: Callable[[Tensor], tuple[Tensor, Tensor | None]]
-    patch_features: Callable[[Tensor], Tensor]
+    score_with_features: Callable[[Tensor], tuple[Tensor, Tensor]]
     window_batch: int
     kept: KeptScores | None = None
 
@@ -82,13 +82,16 @@ class Inference:
     def _score_window(self, windows: Tensor) -> Tensor:
         """The method's scores, with all that the protocol does in each window."""
         decision = self.protocol.decision
-        if self.kind == self.scores and not self.background_channel and decision.refine != "neighbours":
-            return self.score(windows)
-        scores, best = self.score_with_best(windows)
-        probabilities = self._probabilities(scores)
+        best = None
         if decision.refine == "neighbours":
-            features = self.patch_features(windows)
+            scores, features = self.score_with_features(windows)
+            probabilities = self._probabilities(scores)
             probabilities = average_neighbours(probabilities, features, decision.neighbours, decision.neighbour_steps)
+        elif self.kind == self.scores and not self.background_channel:
+            return self.score(windows)
+        else:
+            scores, best = self.score_with_best(windows)
+            probabilities = self._probabilities(scores)
         if not self.background_channel:
             return probabilities
         return with_background(probabilities, decision.background_value, best)

@@ -50,14 +50,17 @@ class Pamr:
 def average_neighbours(probabilities: Tensor, features: Tensor, count: int, steps: int) -> Tensor:
     """Replaces each cell's probabilities, ``steps`` times, by the mean over its most similar cells, itself included.
 
+    Cosines are float32 whatever the run's precision: bfloat16 has eight bits, which near 1 tell hardly any two cells apart.
+
     Args:
         probabilities: (B, Q, h, w).
         features: (B, C, h, w), compared by cosine.
         count: cells that are averaged (k).
         steps: repetitions.
     """
-    unit = F.normalize(features.flatten(2), dim=1)
-    similarity_BLL = unit.transpose(1, 2) @ unit
+    with torch.autocast(features.device.type, enabled=False):
+        unit = F.normalize(features.float().flatten(2), dim=1)
+        similarity_BLL = unit.transpose(1, 2) @ unit
     nearest_BLk = similarity_BLL.topk(min(count, similarity_BLL.shape[-1])).indices
     picture = torch.arange(len(features), device=features.device)[:, None, None]
     smooth_BLQ = probabilities.flatten(2).transpose(1, 2)

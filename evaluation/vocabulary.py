@@ -175,6 +175,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
     """
     try:
         entry = yaml.safe_load(read_bytes(path).decode("utf-8-sig"))
+        if not isinstance(entry, dict):
+            raise TypeError("it holds no keys")
         if unknown := sorted(set(entry) - KEYS):
             raise UserError(f"vocabulary file '{path}': unknown key '{unknown[0]}'. Known: {', '.join(sorted(KEYS))}.")
         names = tuple(str(name) for name in entry["names"])

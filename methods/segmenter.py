@@ -115,6 +115,10 @@ class Segmenter(EvaluationSteps, ABC):
         """
         return self(images), None
 
+    def score_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and :meth:`patch_features` of the same images; a method that has both from one pass gives them here."""
+        return self(images), self.patch_features(images)
+
     def prepare_fit(self, images: Any, workers: int) -> None:
         """What comes before training, such as embedding all images once.
 
@@ -212,7 +216,7 @@ class Segmenter(EvaluationSteps, ABC):
     def inference(self) -> Inference:
         """The path from an image to its label map, as the method, its words and its protocol are now."""
         background = self.vocabulary.background
-        own = (self.scores, self, self.score_with_best, self.patch_features, self.window_batch, self.kept_scores)
+        own = (self.scores, self, self.score_with_best, self.score_with_features, self.window_batch, self.kept_scores)
         return Inference(self.protocol, self.class_of_word, background, *own)
 
     @evaluating

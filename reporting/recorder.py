@@ -101,7 +101,7 @@ class SaveResults(Measure):
         panels = panel_images(result.panels, model.vocabulary)
         show(trainer, stage, list(zip(result.names, result.iou.tolist(), strict=True)), panels)
         if stage == "test":
-            print_table(result)
+            print_table(result, model.protocol.published)
         if folder:
             save(folder / stage, result, panels)
             if stage == "test":
@@ -170,7 +170,13 @@ def summary(result: Result) -> dict[str, Any]:
     return {key: getattr(result, key) for key in kept} | {"miou_95": interval_of(result.draws)}
 
 
-def print_table(result: Result) -> None:
+def print_table(result: Result, published: float | None = None) -> None:
+    """Classes and mIoU; beside it what the preset's authors report, so that wrong weights or files show at once.
+
+    Args:
+        result: of a test.
+        published: per cent mIoU, see :class:`evaluation.protocol.Protocol`.
+    """
     table = Table("class", "IoU %", title=f"{result.vocabulary}, protocol {result.protocol}", title_style="bold")
     for name, iou in zip(result.names, result.iou.tolist(), strict=True):
         table.add_row(name, "absent" if iou != iou else f"{100 * iou:.1f}")
@@ -181,3 +187,8 @@ def print_table(result: Result) -> None:
         f"mIoU {100 * result.miou:.2f} (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
         f"pixel accuracy {100 * result.pixel_accuracy:.2f}, {result.pictures} pictures, protocol {result.protocol_hash}"
     )
+    if published is not None:
+        console.print(
+            f"expected {published:.2f}, measured {100 * result.miou:.2f}: the first is what the authors of '{result.protocol}' "
+            "report for their own method, their weights and the whole set."
+        )

@@ -95,8 +95,12 @@ def find_weights(path_or_hub_id: str, revision: str | None = None) -> Path:
         raise UserError(f"'{path_or_hub_id}' cannot be downloaded: {str(error).splitlines()[0][:200]}") from error
 
 
-def load_ofa(size: str, weights: str | None, revision: str | None = None, **options: Any) -> OFA:
+def load_ofa(
+    size: str, weights: str | None, revision: str | None = None, redraw_map_positions: bool = False, **options: Any
+) -> OFA:
     """An OFA with the weights of a file, ``"embedded"``, or ``"hf-hub:OFA-Sys/ofa-base"`` at a ``revision``; random if None.
+
+    What only IFSeg adds is drawn where the file lacks it, as published ones do, and anew where it is to be redrawn.
 
     Raises:
         UserError: no such file or repository, or no checkpoint of this size.
@@ -104,7 +108,10 @@ def load_ofa(size: str, weights: str | None, revision: str | None = None, **opti
     model = OFA(size, **options)
     if weights is not None:
         path = find_weights(weights, revision)
-        load_weights(model, read_weights(path), str(path))
+        found = read_weights(path)
+        if redraw_map_positions:
+            found = {name: value for name, value in found.items() if not MADE_BY_IFSEG.match(name)}
+        load_weights(model, found, str(path))
     return model
 
 

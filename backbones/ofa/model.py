@@ -84,8 +84,9 @@ class Encoder(nn.Module):
         return found
 
     def _image_rows(self, height: int, width: int) -> Tensor:
+        """(L, d): a smaller grid takes its rows from the corner of the learnt ones; one they do not hold is resized to."""
         c = self.config
-        resized = height * width > c.grid**2
+        resized = height * width > c.grid**2 or max(height, width) > c.image_side
         h, w = (c.grid, c.grid) if resized else (height, width)
         ids = torch.arange(h)[:, None] * c.image_side + torch.arange(w) + 1
         rows = self.embed_image_positions.weight[ids.flatten().to(self.type_embedding.weight.device)]

@@ -63,10 +63,12 @@ def text_bias(table: nn.Module, length: int, half: int, longest: int) -> Tensor:
 
 
 def image_bias(table: nn.Module, height: int, width: int, side: int, grid: int) -> Tensor:
-    """(H, L, L) between picture cells; more cells than ``grid`` squared resize those of its square."""
-    if height * width > grid**2:
-        return resize_pairs(_look_up(table, grid_buckets(grid, grid, side)), grid, height, width)
-    return _look_up(table, grid_buckets(height, width, side))
+    """(H, L, L) between picture cells: those of a square of ``grid`` cells a side, resized where the grid is another.
+
+    Also where it is smaller, as IFSeg's code does; OFA itself looks such a grid up in the table.
+    """
+    bias = _look_up(table, grid_buckets(grid, grid, side))
+    return bias if (height, width) == (grid, grid) else resize_pairs(bias, grid, height, width)
 
 
 def map_bias(table: nn.Module, height: int, width: int, grid: int) -> Tensor:

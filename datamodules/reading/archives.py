@@ -40,7 +40,7 @@ class Archive(Files):
 
     def folders(self) -> list[str]:
         inside = {folder[len(self.prefix) :] for folder in self.archive.folders if folder.startswith(self.prefix)}
-        return sorted({folder.partition("/")[0] for folder in inside if folder})
+        return sorted(folder for folder in inside if folder and "/" not in folder)
 
     def walk(self) -> list[str]:
         return sorted(name[len(self.prefix) :] for name in self.archive.members if name.startswith(self.prefix))
@@ -71,11 +71,14 @@ class _Members:
 
     @cached_property
     def folders(self) -> dict[str, list[str]]:
-        """Folder -> names of the files directly in it."""
+        """Folder -> names of the files directly in it, none for one that holds folders alone."""
         found: dict[str, list[str]] = {}
         for member in self.members:
             folder, _, name = member.rpartition("/")
             found.setdefault(folder, []).append(name)
+        for folder in list(found):
+            while folder := folder.rpartition("/")[0]:
+                found.setdefault(folder, [])
         return found
 
 

@@ -27,6 +27,9 @@ class OFASegmenter(Segmenter):
         weights: ``embedded``, a file of weights, ``hf-hub:OFA-Sys/ofa-base``, or null for random ones.
         revision: commit of an ``hf-hub:`` repository.
         tokenizer: folder of OFA's tokenizer files; null for the embedded one's.
+        redraw_map_positions: draws the positions of the decoder's maps, which only IFSeg adds to an OFA, by the run's seed
+            although the weights hold them. The embedded ones do (drawn once, never trained); published ones do not, so that
+            every seed draws them.
         dropout: of embeddings and branches, in training.
         drop_path: of the last layers' branches, in training.
         options: as of :class:`methods.segmenter.Segmenter`.
@@ -41,12 +44,14 @@ class OFASegmenter(Segmenter):
         weights: str | None = EMBEDDED,
         revision: str | None = None,
         tokenizer: str | None = None,
+        redraw_map_positions: bool = False,
         dropout: float = 0.1,
         drop_path: float = 0.1,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.ofa = load_ofa(size, weights, revision, dropout=dropout, drop_path=drop_path, frozen_trunk=self.frozen_trunk)
+        trained_with = {"dropout": dropout, "drop_path": drop_path, "frozen_trunk": self.frozen_trunk}
+        self.ofa = load_ofa(size, weights, revision, redraw_map_positions, **trained_with)
         self.tokenizer = load_tokenizer(tokenizer)
         self.pieces: list[list[int]] = []
         self.class_embeddings: Tensor = torch.zeros(0)
@@ -76,15 +81,15 @@ class OFASegmenter(Segmenter):
         self.source = torch.tensor([source], device=self.device)
 
     def patch_features(self, images: Tensor) -> Tensor:
-        """The trunk's features, before their projection."""
-        height, width = images.shape[2:]
-        stride = self.ofa.config.stride
-        return self.ofa.trunk(F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate"))
+        """The trunk's features, before their projection; a side that is no multiple of the stride is not filled up."""
+        return self.ofa.trunk(images)
+
+    def score_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.patch_features(images)
+        return self.read(features).transpose(1, 2).unflatten(2, features.shape[2:]), features
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.patch_features(images)
-        scores: Tensor = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:])
-        return scores
+        return self.score_with_features(images)[0]
 
     def name_cells(self, encoded: Encoded, ofa: OFA | None = None) -> Tensor:
         """The decoder's logits (B, L, Q) about every cell (IFSeg, section 3.3), of another OFA if given."""

@@ -3,6 +3,8 @@
 import copy
 import hashlib
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,6 @@ from backbones.ofa import OFA, OFAConfig
 from backbones.ofa.loading import NOT_WEIGHTS, fairseq_name, load_weights
 from backbones.ofa.positions import grid_buckets, text_buckets
 from backbones.ofa.tokenizer import OFATokenizer
-from evaluation.refine import average_neighbours
 from methods import METHODS
 from methods.ifseg.ifseg import fairseq_epsilon
 from methods.ifseg.word_maps import draw_maps
@@ -118,9 +119,31 @@ def test_the_names_and_shapes_of_the_base_model() -> None:
     assert {name: shape for name, shape in own.items() if not NOT_WEIGHTS.fullmatch(name)} == kept
 
 
-def test_tokenizer() -> None:
-    tokenizer = OFATokenizer.from_folder(SHARED / "parity" / "bpe")
+BPE = SHARED / "parity" / "bpe"
+
+
+@pytest.fixture(scope="module")
+def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pieces in Hugging Face's files, whose numbers are the dictionary's."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    fairseq = OFATokenizer.from_folder(BPE)
+    assert fairseq.id_of is not None
+    pieces = json.loads((BPE / "encoder.json").read_text())
+    special = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 50264}
+    (folder / "vocab.json").write_text(json.dumps({piece: fairseq.id_of[n] for piece, n in pieces.items()} | special))
+    shutil.copy(BPE / "vocab.bpe", folder / "merges.txt")
+    return folder
+
+
+@pytest.mark.parametrize("files", ["fairseq", "hugging_face"])
+def test_tokenizer(files: str, hugging_face: Path) -> None:
+    tokenizer = OFATokenizer.from_folder(BPE if files == "fairseq" else hugging_face)
     expected = json.loads((SHARED / "parity" / "ofa_tokenizer.json").read_text())
+    ours = [symbol for symbol in expected["specials"] if symbol.startswith(("<mask", "<code", "<bin"))]
+    assert len(ours) == 5
+    for symbol in ours:
+        assert tokenizer.encode(f"a {symbol} b") == [10, expected["specials"][symbol], 741]
+    assert len(tokenizer.encode("<bin_1000>")) > 1  # no entry of the dictionary
     assert tokenizer.encode("what is the segmentation map of the image? object:") == [
         *(99, 16, 5, 2835, 1258, 5456, 9, 5, 2274, 116, 7626, 35)
     ]
@@ -191,12 +214,3 @@ def test_the_first_step(dump: Any, trained: tuple[Any, Tensor]) -> None:
         worst[epsilon] = max((parameters[name].detach() - value).abs().max().item() for name, value in dump["step"].items())
     assert 1e-5 < worst[1e-8] < 4e-5
     assert worst[fairseq_epsilon(1)] < 2e-6
-
-
-@torch.inference_mode()
-def test_smoothing_among_neighbours(dump: Any, model: OFA, classes: Tensor) -> None:
-    features = model.trunk(dump["inputs"]["images_uint8"][:1].float() / 255)
-    logits = model.decode_map(model.encode_features(features, dump["inputs"]["src_tokens"][:1])) @ classes[:5].T
-    probabilities = logits.softmax(-1).transpose(1, 2).unflatten(2, (32, 32))
-    smooth = average_neighbours(probabilities, features, 3, 25).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(smooth, dump["outputs"]["eval.postprocessed_prob"][:, :-1], **TOLERANCE)

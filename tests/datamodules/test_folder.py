@@ -121,7 +121,7 @@ def test_what_is_wrong_is_named(own: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"labels' holds masks of p2, of which .* has no picture"):
         Folder(**own).benchmark("test")
     tiny.picture(tmp_path / "pictures", "p2", (5, 5))
-    with pytest.raises(UserError, match=r"is \(50, 90\) but its picture is \(5, 5\)"):
+    with pytest.raises(UserError, match=r"p2\.png. is \(48, 48\) but its picture is \(5, 5\)"):
         masks(Folder(**own))
 
 

@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 import yaml
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from evaluation import Vocabulary
+from evaluation import Protocol, Vocabulary
 from tests.conftest import SHARED, needs_shared
 
 words = st.text("abcdefgh xyz-", min_size=1, max_size=8).map(str.strip).filter(lambda w: w and w != "background")
@@ -22,6 +24,23 @@ def test_label_spaces_are_the_fact_sheets(name: str) -> None:
         assert [queries[0] for queries in vocabulary.worded("groupvit").queries] == facts["prompt_names"]
     if "sclip_query_lines" in facts:
         assert [list(queries) for queries in vocabulary.worded("sclip").queries] == facts["sclip_query_lines"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "digest"),
+    [
+        ("coco_unseen15", 15, "fd34f6702c6f401d01181b6176d032bae70c9af112ceb0b3f8c797169ec59afb"),
+        ("ade150", 150, "22babeee73b86d93ca967a5eb139bba6c6aaa80e7ab61d4f240a4c6cde73c733"),
+        ("coco_stuff171", 171, "c37cf07d9cfb7f2406fca3efb60172b6eed2b9ee4dcc21c19721dfa33658323f"),
+    ],
+)
+def test_ifseg_asks_the_released_lists(name: str, words: int, digest: str) -> None:
+    """SHA-256 of ``category_list`` in alinlab/ifseg@77c075c, run_scripts/IFSeg/{coco_unseen,ade,coco_fine}.sh."""
+    wording = Protocol.preset("ifseg", name).prompt.wording
+    assert wording in Vocabulary.load(name).wordings
+    asked = [word for queries in Vocabulary.load(name, wording).queries for word in queries]
+    assert len(asked) == words
+    assert hashlib.sha256(", ".join(asked).encode()).hexdigest() == digest
 
 
 @needs_shared

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 import cli
 from backbones.ofa import convert
 from backbones.ofa.loading import FOLDER, load_ofa, load_tokenizer
+from commands.lightning import build
 from common.errors import UserError
 from datamodules import DATAMODULES
-from evaluation import Vocabulary
+from evaluation import Protocol, Vocabulary
 from methods import METHODS
 from methods.ifseg.map_loss import map_cross_entropy
 from methods.ifseg.word_maps import draw_maps
@@ -105,10 +106,67 @@ def test_row_i_sees_no_cell_at_or_after_i(ifseg: Any) -> None:
 
 def test_scores_have_the_grid_of_any_size(ifseg: Any) -> None:
     with torch.no_grad():
-        for height, width in ((64, 64), (64, 96), (50, 70), (8, 8), (8, 200)):
+        for height, width in ((64, 64), (64, 96), (50, 70), (8, 8), (8, 200), (112, 8), (8, 112)):
             scores = ifseg(torch.rand(1, 3, height, width))
             assert scores.shape == (1, 12, -(-height // 8), -(-width // 8))
             assert scores.isfinite().all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (3, 11), (8, 8), (9, 12)])
+def test_relative_positions_of_a_picture_are_those_of_the_trained_grid_resized(height: int, width: int, ifseg: Any) -> None:
+    """The embedded OFA is trained on maps of 8 x 8 cells; smaller grids are resized too, as larger ones are."""
+    encoder, side, grid = ifseg.ofa.encoder, ifseg.ofa.config.image_side, ifseg.ofa.config.grid
+    up_YG, up_XG = linear(grid, height), linear(grid, width)
+    offset = torch.arange(grid)[:, None] - torch.arange(grid) + side - 1
+    bucket_GGGG = offset[:, None, :, None] * (2 * side - 1) + offset[None, :, None, :]  # query's row, column, key's
+    rows = torch.zeros(height * width + 6, ifseg.ofa.config.width)  # without absolute positions
+    with torch.no_grad():
+        encoder = copy.deepcopy(encoder)
+        for part in (encoder.pos_q_linear, encoder.pos_k_linear):
+            part.bias.zero_()
+        for table, bias in zip(encoder.image_rel_pos_table_list, encoder.biases(rows, (height, width)), strict=True):
+            trained = table.weight[bucket_GGGG]
+            expected = torch.einsum("ya,xb,vc,wd,abcdh->hyxvw", up_YG, up_XG, up_YG, up_XG, trained)
+            found = bias[:, : height * width, : height * width]
+            torch.testing.assert_close(found, expected.flatten(1, 2).flatten(2), atol=1e-6, rtol=1e-5)
+
+
+def linear(coarse: int, fine: int) -> torch.Tensor:
+    """(fine, coarse) weights of linear interpolation between the centres of cells."""
+    centre = ((torch.arange(fine) + 0.5) * coarse / fine - 0.5).clamp(0, coarse - 1)
+    return (1 - (centre[:, None] - torch.arange(coarse)).abs()).clamp(min=0)
+
+
+@pytest.fixture
+def picture() -> torch.Tensor:
+    image: torch.Tensor = DATAMODULES["Shapes"](pictures=1).benchmark("test")[0]["image"]
+    return image
+
+
+@pytest.mark.parametrize("refine", ["none", "neighbours"])
+def test_the_trunk_sees_a_picture_once_and_as_it_is(refine: str, picture: torch.Tensor, ifseg: Any) -> None:
+    picture = picture[:, :50, :70]
+    model = copy.deepcopy(ifseg)
+    model.use_vocabulary(Vocabulary.load("shapes12"), Protocol.preset("ifseg", short_side=50, refine=refine))
+    seen: list[torch.Tensor] = []
+    model.ofa.encoder.embed_images.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.segment(picture)
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0][0], picture / 255 * 2 - 1)
+
+
+@pytest.mark.parametrize("method", ["IFSeg", "TrainingFree"])
+def test_a_cell_is_its_own_neighbour_in_bfloat16(method: str, picture: torch.Tensor) -> None:
+    """Cosines near 1 are told apart; rounded to eight bits, a tenth of the cells are not their own nearest."""
+    model: Any = METHODS[method]()
+    one = Protocol.preset("shapes", neighbours=1, neighbour_steps=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.use_vocabulary(Vocabulary.load("shapes12"), one)
+        plain = model.score_images([picture])[0].scores.float()
+        model.use_vocabulary(Vocabulary.load("shapes12"), one.changed(refine="neighbours"))
+        smoothed = model.score_images([picture])[0].scores
+    temperature = 40 if model.scores == "cosine" else 1
+    assert torch.equal((temperature * plain).softmax(1), smoothed)
 
 
 def test_class_embeddings_are_means_of_pieces(ifseg: Any) -> None:
@@ -164,6 +222,38 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
         load_ofa("embedded", "hf-hub:OFA-Sys/ofa-base", revision="0" * 40)
     with pytest.raises(UserError, match=r"unknown OFA size 'bas'\. Did you mean 'base'"):
         load_ofa("bas", None)
+
+
+TABLES = ("embed_seg_positions", "seg_pos_ln", "seg_rel_pos_table_list")  # what only IFSeg adds
+
+
+def start(seed: int, *options: str) -> dict[str, torch.Tensor]:
+    """The weights that a run of the command line with this seed starts from."""
+    model: Any = build(["--config", "configs/ifseg/shapes.yaml", f"--seed_everything={seed}", *options]).model
+    weights: dict[str, torch.Tensor] = model.ofa.state_dict()
+    return weights
+
+
+def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, value in a.items() if not torch.equal(value, b[name])}
+
+
+def test_positions_that_weights_do_not_hold_are_drawn_per_seed(tmp_path: Path) -> None:
+    """Published weights lack them, the embedded ones hold them."""
+    weights = load_file(WEIGHTS)
+    save_file({k: v for k, v in weights.items() if not any(t in k for t in TABLES)}, tmp_path / "published.safetensors")
+    published = f"--model.weights={tmp_path / 'published.safetensors'}"
+    tables = {name for name in start(0) if any(t in name for t in TABLES) and "seg_pos_ln" not in name}
+    assert len(tables) == 3  # positions, and a table for each of two layers
+    assert differing(start(0), start(1)) == set()
+    assert differing(start(0, published), start(1, published)) == tables
+    assert differing(start(0, published), start(0, published)) == set()
+    redraw = "--model.redraw_map_positions=true"
+    assert differing(start(0, redraw), start(0, published)) == set()
+    assert differing(start(0, redraw), start(0)) == tables
+    for name in tables:
+        drawn = start(1, redraw)[name]
+        assert drawn.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 class Evil:

@@ -438,11 +438,14 @@ def groupvits_label_map(model: Any, image: torch.Tensor, threshold: float) -> to
     return torch.cat([torch.tensor([0]), model.class_of_word])[channels.argmax(0)]
 
 
-@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.95])
+@pytest.mark.parametrize("threshold", [0.02, 0.3])
 @torch.no_grad()
 def test_background_is_decided_in_every_window(threshold: float) -> None:
+    torch.manual_seed(1)
     model: Any = METHODS["GroupViT"](protocol="groupvit", protocol_values={"short_side": 64, "crop": 64, "stride": 32})
     model.protocol_values["background_value"] = threshold
+    for weight in model.model.vision_model.parameters():  # as it starts, one group takes every pixel
+        weight.add_(0.1 * torch.randn_like(weight)) if weight.ndim > 1 else None
     model.use_vocabulary(Vocabulary.load("voc21"))
     pictures = DATAMODULES["Shapes"](pictures=4).benchmark("test")
     shares = []
@@ -452,8 +455,10 @@ def test_background_is_decided_in_every_window(threshold: float) -> None:
         expected = groupvits_label_map(model, image, threshold)
         assert (found != expected).float().mean() < 0.001  # ties of the argmax
         shares.append(float((found == 0).float().mean()))
-    assert max(shares) < 1
-    assert (max(shares) > 0.05) == (threshold > 0.02)
+    if threshold == 0.3:
+        assert sum(0.01 < share < 0.99 for share in shares) >= 2
+    else:
+        assert max(shares) < 0.01
 
 
 def test_a_group_without_a_pixel_still_lowers_no_threshold() -> None:
