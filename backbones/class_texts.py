@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.imagenet import ImageNetClass
+from backbones.minilm import FILES
+from common.kept import key_of
 
 PROMPT = "a photo of a {}."
 
@@ -25,9 +27,9 @@ def groups_of(one: ImageNetClass) -> list[list[str]]:
     return [names, [f"{one.lemmas[0]}: {one.definition}"], [one.definition], parents, grandparents]
 
 
-def sentences_of(one: ImageNetClass) -> list[str]:
-    """All sentences about a class."""
-    return [sentence for group in groups_of(one) for sentence in group]
+def key_of_texts(classes: list[ImageNetClass]) -> str:
+    """Of their embeddings in :mod:`common.kept`: all sentences, and the encoder's files."""
+    return key_of(sentences=[groups_of(one) for one in classes], encoder=FILES)
 
 
 def embed_classes(classes: list[ImageNetClass], encode: Callable[[list[str]], Tensor]) -> Tensor:
@@ -37,7 +39,7 @@ def embed_classes(classes: list[ImageNetClass], encode: Callable[[list[str]], Te
         classes: K of them.
         encode: sentences -> unit embeddings (N, C).
     """
-    embedded = iter(encode([sentence for one in classes for sentence in sentences_of(one)]))
+    embedded = iter(encode([sentence for one in classes for group in groups_of(one) for sentence in group]))
     rows = []
     for one in classes:
         means = [torch.stack([next(embedded) for _ in group]).mean(0) for group in groups_of(one)]
