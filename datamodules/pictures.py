@@ -19,12 +19,14 @@ class Pictures(DataModule):
     Args:
         images: a picture or a folder.
         classes: ``"cat; dog, puppy; sky"``, a text file of classes, or the name of a vocabulary.
+        background: what is none of the classes is one of its own, ``background``; for protocols with a rule for it.
         batch_size: pictures per step.
         num_workers: loader processes.
     """
 
-    def __init__(self, images: str, classes: str, batch_size: int = 4, num_workers: int = 0) -> None:
-        super().__init__(Vocabulary.named(classes), batch_size, num_workers)
+    def __init__(self, images: str, classes: str, background: bool = False, batch_size: int = 4, num_workers: int = 0) -> None:
+        vocabulary = Vocabulary.named(classes)
+        super().__init__(vocabulary.with_background() if background else vocabulary, batch_size, num_workers)
         self.images = Path(images)
         self.files = find_images(self.images)
 

@@ -1,6 +1,7 @@
 """Writes the packaged tower's class texts beside the checkpoints: python configs/pretrain/make_imagenet_texts.py.
 
-They are made of what ships anyway (names, definitions, hypernyms, all-MiniLM-L6-v2) and spare the first prediction half a minute.
+They are made of what comes anyway (names, definitions, hypernyms, all-MiniLM-L6-v2), and spare the first prediction half a
+minute.
 """
 
 from __future__ import annotations
