@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -161,20 +162,21 @@ def test_photographs_through_test(tmp_path: Path) -> None:
 
 @needs_shared
 def test_predict_without_a_method_finds_things_and_leaves_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    things = {"2010_002531": ("cat", 8), "2008_007392": ("horse", 13)}  # the only such things there; VOC's numbers
     pictures = tmp_path / "holiday"
     pictures.mkdir()
-    for name in ("2009_004099", "2010_002531"):  # a black cat in a corner, a cat on a sofa
+    for name in things:
         (pictures / f"{name}.jpg").symlink_to(VOC / "JPEGImages" / f"{name}.jpg")
-    options = ["--images", str(pictures), "--classes", "dog; cat; aeroplane", "--output", str(tmp_path / "out")]
+    options = ["--images", str(pictures), "--classes", "dog; cat; horse", "--output", str(tmp_path / "out")]
     assert cli.main(["predict", *options, "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]) == 0
     said = capsys.readouterr().out
     assert said.count("tower: packaged") == 1
     assert "configs/backbones/clip_vit_b16.yaml" in said
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert content["vocabulary"] == ["background", "dog", "cat", "aeroplane"]
-    for name, truth in (("2009_004099", 8), ("2010_002531", 8)):
-        label_file = next((tmp_path / "out" / "labels").rglob(f"{name}*"))
-        found = torch.tensor(list(Image.open(label_file).getdata())) == 2
-        cat = torch.tensor(list(Image.open(VOC / "SegmentationClass" / f"{name}.png").getdata())) == truth
-        assert (found & cat).sum() > 0.6 * cat.sum()
-        assert (found & cat).sum() > 0.4 * found.sum()
+    assert content["vocabulary"] == ["background", "dog", "cat", "horse"]
+    for name, (thing, number) in things.items():
+        with Image.open(next((tmp_path / "out" / "labels").rglob(f"{name}*"))) as file:
+            found = np.array(file) == content["vocabulary"].index(thing)
+        with Image.open(VOC / "SegmentationClass" / f"{name}.png") as file:
+            truth = np.array(file) == number
+        assert (found & truth).sum() > 0.35 * (found | truth).sum()
