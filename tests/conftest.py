@@ -9,9 +9,12 @@ os.environ["WANDB_MODE"] = "disabled"
 
 import common.compat  # noqa: F401  (must come before what imports torchvision)
 
+import hypothesis
 import pytest
 import torch
 
+hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("patient")
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 QUIET: dict[str, Any] = {  # options of a trainer that says and writes nothing

@@ -1,0 +1,78 @@
+"""The whole path from a picture's file to its label map, against label maps that the released code made.
+
+``released_label_maps.npz`` holds what the segmentors of SCLIP@b56bd30, NACLIP@0cac3a6 and ClearCLIP@ad68a40 answered with their
+own configurations and class files, run by hand on the CPU in float32 (mmseg's registry stubbed, pictures read and resized by
+OpenCV as mmcv does) with the weights that :func:`drawn_weights` makes: PRESET_BENCHMARK/PICTURE -> every fourth pixel.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evaluation import Vocabulary
+from methods import METHODS
+from tests.conftest import SHARED, needs_shared
+
+pytestmark = needs_shared
+MODEL = {
+    "embed_dim": 64,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 224, "layers": 3, "width": 128, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2},
+}
+RELEASED = Path(__file__).with_name("released_label_maps.npz")
+PICTURES = SHARED / "real" / "VOCdevkit" / "VOC2012" / "JPEGImages"
+
+
+def drawn_weights(shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Weights that a generator of each name's own draws; alike under every implementation that has CLIP's names."""
+    state = {}
+    for seed, name in enumerate(sorted(shapes)):
+        drawn = torch.randn(shapes[name], generator=torch.Generator().manual_seed(seed))
+        if "ln_" in name:
+            state[name] = 1 + 0.1 * drawn if name.endswith("weight") else 0.1 * drawn
+        elif name.endswith("bias"):
+            state[name] = 0.1 * drawn
+        elif "embedding" in name:
+            state[name] = 0.5 * drawn
+        elif name == "logit_scale":
+            state[name] = torch.tensor(4.6)
+        else:
+            inputs = len(drawn) if drawn.ndim < 2 or name.endswith("proj") else drawn[0].numel()
+            state[name] = 1.5 * drawn / inputs**0.5
+    return state
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("clip")
+    config, weights = folder / "drawn_clip.json", folder / "drawn.safetensors"
+    config.write_text(json.dumps(MODEL))
+    open_clip.add_model_config(config)
+    model = open_clip.create_model("drawn_clip")
+    save_file(drawn_weights({name: weight.shape for name, weight in model.named_parameters()}), weights)
+    return {"clip": str(config), "pretrained": str(weights)}
+
+
+@pytest.mark.parametrize("rule", ["sclip", "naclip", "clearclip"])
+def test_label_maps_are_those_of_the_released_code(rule: str, clip: dict[str, str]) -> None:
+    """Up to the difference that the presets name: pictures are resized to whole grey levels there, which shifts borders."""
+    released = np.load(RELEASED)
+    model: Any = METHODS["TrainingFree"](rule=rule, protocol=rule, **clip)
+    asked = [key for key in released if key.startswith(f"{rule}_")]
+    assert asked
+    for key in asked:
+        benchmark, picture = key.removeprefix(f"{rule}_").split("/")
+        model.use_vocabulary(Vocabulary.load(benchmark))
+        pixels = np.array(Image.open(PICTURES / f"{picture}.jpg").convert("RGB"))
+        labels = model.segment(torch.from_numpy(pixels).permute(2, 0, 1) / 255).labels.numpy()[::4, ::4]
+        assert labels.shape == released[key].shape
+        assert (labels == released[key]).mean() > 0.994, key
