@@ -72,6 +72,10 @@ class CLIP(DenseTower):
         return int(self.visual.patch_size[0])
 
     @property
+    def native_side(self) -> int:
+        return int(self.visual.image_size[0])
+
+    @property
     def channels(self) -> int:
         return int(self.visual.output_dim)
 

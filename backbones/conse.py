@@ -34,6 +34,7 @@ SIZES = (1.0, 5 / 7)  # of the picture as given; 449 and 321 of VOC's
 NEIGHBOUR = 0.7  # cosine of class texts
 DENSITY = 0.5
 KEPT = 50  # classes a place
+AT_ONCE = 32  # pictures embedded whole; bounds the memory
 TEMPERATURE = 0.03  # of cosines of words
 
 
@@ -67,6 +68,10 @@ class ConSE(DenseTower):
     def channels(self) -> int:
         return CHANNELS
 
+    @property
+    def native_side(self) -> int:
+        return 260
+
     def tokens(
         self, images: Tensor, rule: str = PLAIN, position_resize: str = "scaled_bicubic", pooled: bool = False
     ) -> tuple[Tensor | None, Tensor]:
@@ -75,7 +80,8 @@ class ConSE(DenseTower):
         return self.embed_image(images) if pooled else None, dense
 
     def embed_image(self, images: Tensor, unit: bool = True) -> Tensor:
-        logits = self.lite2(images).mean((2, 3), keepdim=True)  # the head is linear: that of the mean is the mean
+        parts = [self.lite2(part).mean((2, 3), keepdim=True) for part in images.split(AT_ONCE)]
+        logits = torch.cat(parts)  # the head is linear: the logits of the mean feature are the mean logits
         embedding = self._expectation((logits - self.crowding_of_classes).softmax(1))[:, :, 0, 0]
         return F.normalize(embedding, dim=-1) if unit else embedding
 

@@ -49,6 +49,11 @@ class DenseTower(nn.Module, ABC):
     def channels(self) -> int:
         """C."""
 
+    @property
+    @abstractmethod
+    def native_side(self) -> int:
+        """Pixels of the square pictures that it was trained on."""
+
     @abstractmethod
     def tokens(
         self, images: Tensor, rule: str = PLAIN, position_resize: str = "scaled_bicubic", pooled: bool = False

@@ -36,7 +36,7 @@ def windows_in_words(protocol: Protocol) -> str:
         scored = f"windows of {rules.crop} x {rules.crop} with stride {rules.stride}, scores averaged where they overlap"
     return (
         f"Images are resized to a short side of {rules.short_side} px (long side at most {rules.max_long_side}), "
-        f"bilinear, ratio kept; {scored}."
+        f"bilinear{' with antialiasing' if rules.antialias else ''}, ratio kept; {scored}."
     )
 
 
