@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from backbones.clip import CLIP, EMBEDDED
+from backbones.clip import CLIP, is_plain_vit
+from backbones.open_clip_model import EMBEDDED, load_open_clip
+from backbones.open_clip_tower import OpenCLIPTower
 from backbones.tower import DenseTower
 from common.errors import UserError
 
@@ -13,7 +15,7 @@ def load_tower(model: str = "tiny_clip", pretrained: str | None = EMBEDDED, revi
     """A frozen tower.
 
     Args:
-        model: ``packaged``, see :class:`backbones.conse.ConSE`, or a model of :class:`backbones.clip.CLIP`.
+        model: ``packaged``, see :class:`backbones.conse.ConSE`, or as of :class:`backbones.open_clip_model.OpenCLIPModel`.
         pretrained: weights; those of ``packaged`` come with it, so that only ``embedded`` or None fit.
         revision: commit of an ``hf-hub:`` model.
 
@@ -21,7 +23,8 @@ def load_tower(model: str = "tiny_clip", pretrained: str | None = EMBEDDED, revi
         UserError: unknown model, or weights that do not belong to it.
     """
     if model != PACKAGED:
-        return CLIP(model, pretrained, revision)
+        loaded = load_open_clip(model, pretrained, revision)
+        return CLIP(loaded=loaded) if is_plain_vit(loaded.clip.visual) else OpenCLIPTower(model, loaded=loaded)
     if pretrained not in (None, EMBEDDED) or revision is not None:
         raise UserError(
             f"the packaged tower has its own weights; '{pretrained or revision}' would be ignored. Leave pretrained and "
