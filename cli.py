@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 from commands import COMMANDS
 from common import __version__
 from common.distributed import leave_group
 from common.errors import UserError, known
+from common.stopping import end_with_first, stoppable, stopped_by
 
+KEPT = {  # what is there of a command that was stopped
+    "fit": "; go on with --ckpt_path last",
+    "compare": "; finished results are kept, the same command goes on",
+    "predict": "; what is in the output folder is done",
+}
 HELP = f"""zerolabel {__version__}: segment pictures without any segmentation label, and know which method does it best.
 
 usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the options)
@@ -34,7 +41,8 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
             prints a script that completes all of this at the press of TAB
 
 fit, validate, test and predict are LightningCLI commands: --config may be repeated (later wins), every value can be
-set on the command line (--model.rule naclip --model.protocol sclip --trainer.devices 2), --print_config shows the rest.
+set on the command line (--model.rule naclip --model.protocol sclip --trainer.devices 2). --help after a --config, --model or
+--data shows the options of what it names, --help_all those of Lightning's trainer, --print_config all values.
 The shipped configs/... are found from any folder.
 """
 
@@ -47,7 +55,10 @@ def run(name: str, arguments: list[str]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; a :class:`UserError` becomes one line and exit code 2 (``ZEROLABEL_DEBUG=1``: a traceback)."""
+    """Runs one command; a :class:`UserError` becomes one line and exit code 2 (``ZEROLABEL_DEBUG=1``: a traceback).
+
+    Ctrl-C and SIGTERM end in one line, with 130 and 143.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -55,11 +66,20 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
+    end_with_first()
     try:
-        code = run(known("command", arguments[0], COMMANDS), arguments[1:])
+        with stoppable():
+            code = run(known("command", arguments[0], COMMANDS), arguments[1:])
         leave_group()
         sys.stdout.flush()
         return code
+    except (KeyboardInterrupt, SystemExit) as error:
+        if (by := stopped_by(error)) is None:
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            name = "Ctrl-C" if by is signal.SIGINT else by.name
+            print(f"\nstopped by {name}{KEPT.get(arguments[0], '')}", file=sys.stderr, flush=True)
+        return 128 + by
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

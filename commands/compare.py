@@ -9,15 +9,16 @@ from typing import Any
 
 import common.compat  # noqa: F401  (must come before lightning)
 
-import torch
-import yaml
 from jsonargparse import ArgumentParser
 
 import datamodules
+from commands.checks import check_trainer
 from commands.errors import plain_errors
 from commands.lightning import build, checkpoint_of, quiet
 from common.errors import UserError, known
 from common.files import shipped
+from common.values import Within
+from common.weights import read_checkpoint
 from reporting.comparison import compare, strategy, writes
 from reporting.plan import BenchmarkEntry, Comparison, MethodEntry, read_plan
 
@@ -61,6 +62,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) that share each fit and each test")
     with plain_errors():
         options = parser.parse_args(arguments)
+        Within(1).check("devices", options.devices, int)
+        check_trainer("auto", strategy(options.devices), options.devices)
         plan = read_plan(Path(shipped(options.config)), parse_plan)
     output = Path(options.output)
     compare(plan, output, CommandLineBuilder(options.devices), options.devices)
@@ -71,10 +74,10 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def parse_plan(path: Path) -> Comparison:
+def parse_plan(content: dict[str, Any]) -> Comparison:
+    """A plan from what its YAML holds, with its types checked."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Comparison, "plan")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     plan: Comparison = parser.instantiate_classes(parser.parse_object({"plan": content})).plan
     return plan
 
@@ -82,6 +85,6 @@ def parse_plan(path: Path) -> Comparison:
 def load_checkpoint(model: Any, path: str) -> None:
     """Loads weights only; raises UserError for the checkpoint of another model."""
     try:
-        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["state_dict"])
+        model.load_state_dict(read_checkpoint(path)["state_dict"])
     except (RuntimeError, KeyError) as error:
         raise UserError(f"checkpoint '{path}' is of another model: {' '.join(str(error).split())[:300]}") from error

@@ -14,12 +14,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import datamodules
 import methods
+from commands.network import OFFLINE, offline_hint
 from common.errors import UserError, known
 
 LOADER_ENDED = (
     "a loader process ended ({}), most often for want of memory. Go on with --ckpt_path last, and fewer of them: "
     "--data.num_workers 0."
 )
+MISSING = "{} missing: give a config, such as --config configs/training_free/sclip.yaml, or a name that 'zerolabel list' shows."
 
 
 @contextmanager
@@ -29,6 +31,8 @@ def plain_errors() -> Iterator[None]:
         yield
     except (ArgumentError, ValueError) as error:
         cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
+        if cause is not None and any(isinstance(e, OFFLINE) for e in _causes(error)):
+            raise UserError(f"{str(cause).partition(': ')[0]}: {offline_hint()}") from error
         if cause is None and not isinstance(error, ArgumentError):
             raise
         raise cause or UserError(explain(str(error))) from error
@@ -58,6 +62,10 @@ def explain_runtime_error(message: str) -> str | None:
 
 def explain(message: str) -> str:
     """One line of jsonargparse's message; an unknown class or choice is answered with the known ones."""
+    missing = re.search(r"arguments are required: (.*)", message)
+    if missing and (absent := {"model", "data"} & {name.rpartition(".")[2] for name in re.split(r",\s*", missing[1].strip())}):
+        named = " and ".join(f"--{name}" for name in sorted(absent, reverse=True))
+        return f"{named} {MISSING.format('is' if len(absent) == 1 else 'are')}"
     chosen = re.search(r'[Pp]arser key "(\w+)":\s+Expected a typing\.Literal\[([^\]]*)\]\. Got value: (\S+)', message)
     if chosen:
         known(chosen[1], chosen[3].rstrip("."), re.findall(r"'([^']*)'", chosen[2]))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple
 
 import common.compat  # noqa: F401  (must come before lightning)
 
-import torch
 import yaml
 from lightning import LightningModule
 from lightning.pytorch.cli import LightningCLI
@@ -26,17 +26,24 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import datamodules
 import methods
+from commands.checks import check_trainer
 from commands.default_method import SAID, with_default_method
 from commands.errors import plain_errors
+from commands.help import CONFIG_OPTIONS, HELP_ALL, HELP_OPTIONS, print_help
+from commands.network import ask_the_network_first
 from common.arguments import option_pairs
 from common.errors import UserError
-from common.files import shipped, writable_folder
+from common.files import read_yaml, shipped, writable_folder
+from common.weights import read_checkpoint
 from reporting.checkpoints import AtomicCheckpointIO, default_checkpoints, last_checkpoint
 from reporting.predictions import SavePredictions
+from reporting.progress import Progress
 from reporting.recorder import SaveResults, SaveTraining
 from reporting.run_config import SaveRun, new_folder, prepare_wandb
 
-CONFIG_OPTIONS = ("--config", "-c")
+RUNS = "runs"  # where results go, unless the user says otherwise
+FILE_LOGGERS = ("CSVLogger", "TensorBoardLogger")
+RUN_FOLDER = "(the run's folder)"  # where they write if nothing else is said
 METHODS = methods.METHODS  # imports them, so that their class names are known
 PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
 --output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
@@ -65,7 +72,7 @@ class ZeroLabelCLI(LightningCLI):
             save_config_callback=SaveRun,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            trainer_defaults={"default_root_dir": "runs", "accelerator": "auto"},
+            trainer_defaults={"default_root_dir": RUNS, "accelerator": "auto"},
             parser_kwargs={"exit_on_error": False},
             args=arguments,
             run=run,
@@ -76,6 +83,8 @@ class ZeroLabelCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """One folder per run, unless the user chose a logger; ``--ckpt_path last`` is the newest checkpoint of them all."""
+        asked = self._get(self.config, "trainer")
+        check_trainer(asked.accelerator, asked.strategy, asked.devices)
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
@@ -91,15 +100,19 @@ class ZeroLabelCLI(LightningCLI):
             print(f"going on from '{last}'" if last else f"no checkpoint under '{root}' yet: starting anew", flush=True)
         if self.subcommand == "predict":
             trainer.logger = False
-        elif trainer.logger in (None, True):
-            trainer.logger = {
-                "class_path": f"{CSVLogger.__module__}.CSVLogger",
-                "init_args": {"save_dir": str(root), "name": "", "version": new_folder(root, self.subcommand)},
-            }
-        else:
-            for logger in _several(trainer.logger):
-                if logger.class_path.endswith("WandbLogger"):
-                    prepare_wandb(logger.init_args, root)
+            if trainer.default_root_dir == RUNS:
+                trainer.default_root_dir = str(root / new_folder(root, self.subcommand))
+            return
+        own = {"save_dir": str(root), "name": "", "version": new_folder(root, self.subcommand)}
+        if trainer.logger in (None, True):
+            trainer.logger = {"class_path": f"{CSVLogger.__module__}.CSVLogger", "init_args": own}
+            return
+        for logger in _several(trainer.logger):
+            if logger.class_path.endswith("WandbLogger"):
+                prepare_wandb(logger.init_args, root)
+            elif logger.init_args.get("save_dir") == RUN_FOLDER:
+                for name, value in own.items():
+                    logger.init_args[name] = value
 
     def after_instantiate_classes(self) -> None:
         """``fit`` needs a method that learns."""
@@ -115,9 +128,12 @@ class ZeroLabelCLI(LightningCLI):
         if self.subcommand == "fit":
             own.append(SaveTraining())
             chosen = self.config.fit.trainer
-            if chosen.enable_checkpointing is not False and not _has_checkpoints(chosen.callbacks):
+            if chosen.enable_checkpointing is not False and not _has(chosen.callbacks, "Checkpoint", ".PeriodicCheckpoint"):
                 own += default_checkpoints()
             kwargs["plugins"] = [*_several(self._get(self.config_init, "trainer")["plugins"]), AtomicCheckpointIO()]
+        chosen = self._get(self.config, "trainer")
+        if chosen.enable_progress_bar is not False and not _has(chosen.callbacks, "Progress", "ProgressBar"):
+            own.append(Progress())
         self.trainer_defaults["callbacks"] = own
         return super().instantiate_trainer(**kwargs)
 
@@ -127,17 +143,23 @@ def _several(chosen: Any) -> list[Any]:
     return chosen if isinstance(chosen, list) else [chosen] if chosen else []
 
 
-def _has_checkpoints(callbacks: Any) -> bool:
-    return any(callback.class_path.endswith(("Checkpoint", ".PeriodicCheckpoint")) for callback in _several(callbacks))
+def _has(callbacks: Any, *names: str) -> bool:
+    """Whether the user chose a callback whose class's name ends so."""
+    return any(callback.class_path.endswith(names) for callback in _several(callbacks))
 
 
 def run(arguments: list[str]) -> int:
     """Runs ``[subcommand, options ...]``; returns the exit code."""
     quiet()
     subcommand, options = arguments[0], arguments[1:]
-    if subcommand == "predict":
-        if {"-h", "--help"} & set(options):
+    if HELP_OPTIONS & set(options):
+        if subcommand == "predict":
             print(PREDICT_HELP)
+        print_help(subcommand, options)
+        return 0
+    options = ["--help" if option == HELP_ALL else option for option in options]
+    by_default = None
+    if subcommand == "predict":
         options = expand_predict_options(options)
         by_default = with_default_method(options)
         options = [*(by_default or options), "--return_predictions=false"]  # they are on disk
@@ -163,37 +185,66 @@ def build(arguments: list[str], run: bool = False, trained: Trained | None = Non
     start = 1 if run else 0  # after the subcommand
     defaults = ["--config", trained.config] if trained else []
     with plain_errors():
-        return ZeroLabelCLI(with_shipped_configs([*arguments[:start], *defaults, *arguments[start:]]), run, trained)
+        options = with_run_folder(with_shipped_configs([*arguments[:start], *defaults, *arguments[start:]]))
+        return ZeroLabelCLI(options, run, trained)
 
 
 def with_shipped_configs(arguments: list[str]) -> list[str]:
-    """The arguments with every ``--config configs/...`` that is not here replaced by the shipped one."""
+    """The arguments with every ``--config configs/...`` that is not here replaced by the shipped one.
+
+    Raises:
+        UserError: a config is no YAML.
+    """
     found = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, value = argument.partition("=")
         if before in CONFIG_OPTIONS:
-            argument = shipped(argument)
+            argument = _config(argument)
         elif equals and name in CONFIG_OPTIONS:
-            argument = f"{name}={shipped(value)}"
+            argument = f"{name}={_config(value)}"
         found.append(argument)
     return found
 
 
+def with_run_folder(arguments: list[str]) -> list[str]:
+    """``--trainer.logger TensorBoardLogger`` alone writes where the run's other files are."""
+    pairs = dict(option_pairs(arguments))
+    name = pairs.get("--trainer.logger", "").rpartition(".")[2]
+    if name in FILE_LOGGERS and "--trainer.logger.save_dir" not in pairs:
+        return [*arguments, f"--trainer.logger.save_dir={RUN_FOLDER}"]
+    return arguments
+
+
+def _config(path: str) -> str:
+    """Where the config lies; one that is there must be a YAML mapping."""
+    path = shipped(path)
+    if Path(path).is_file():
+        read_yaml(path)
+    return path
+
+
 def expand_predict_options(options: list[str]) -> list[str]:
-    """Turns ``--images``, ``--classes``, ``--output`` into LightningCLI options at the end, where they win."""
-    short = {"--images": "--data.images", "--classes": "--data.classes", "--output": "--trainer.default_root_dir"}
-    kept, expanded = [], []
+    """Turns ``--images``, ``--classes``, ``--output`` into LightningCLI options that come after configs, and so win.
+
+    The first two go as JSON: words are text, whatever YAML would make of ``a: b`` or ``null``.
+    """
+    kept, data, output = list[str](), dict[str, str](), list[str]()
     remaining = iter(options)
     for option in remaining:
         name, equals, value = option.partition("=")
-        if name not in short:
+        if name not in ("--images", "--classes", "--output"):
             kept.append(option)
             continue
         if not equals and (value := next(remaining, "")) == "":
             raise UserError(f"{name} needs a value.")
-        expanded.append(f"{short[name]}={value}")
-    uses_pictures = any(e.startswith("--data.") for e in expanded)
-    return kept + (["--data=Pictures"] if uses_pictures else []) + expanded
+        if name == "--output":
+            output = [f"--trainer.default_root_dir={value}"]
+        else:
+            data[name.removeprefix("--")] = value
+    if data:
+        at = next((i for i, option in enumerate(kept) if option.startswith("--data.")), len(kept))
+        kept.insert(at, "--data=" + json.dumps({"class_path": "Pictures", "init_args": data}))
+    return kept + output
 
 
 def checkpoint_of(options: list[str], folder: Path) -> Trained | None:
@@ -207,11 +258,10 @@ def checkpoint_of(options: list[str], folder: Path) -> Trained | None:
         return None
     if not Path(path).is_file():
         raise UserError(f"checkpoint '{path}' does not exist.")
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        hyper_parameters = dict(checkpoint["hyper_parameters"])
-    except Exception as error:
-        raise UserError(f"checkpoint '{path}' cannot be read: {str(error).splitlines()[0][:200]}") from error
+    checkpoint = read_checkpoint(path)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("hyper_parameters"), dict):
+        raise UserError(f"checkpoint '{path}' cannot be read: it is not one that zerolabel wrote.")
+    hyper_parameters = dict(checkpoint["hyper_parameters"])
     class_path = hyper_parameters.pop("_class_path", None)
     hyper_parameters = {k: v for k, v in hyper_parameters.items() if not k.startswith("_")}
     if class_path is None:
@@ -223,7 +273,10 @@ def checkpoint_of(options: list[str], folder: Path) -> Trained | None:
 
 def quiet() -> None:
     """Hides Lightning's advertisements and warnings that are not about the user's run."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger().addFilter(lambda record: not record.getMessage().startswith("Failed to download weights"))  # we say it
+    ask_the_network_first()
     for message in (
         ".*does not have many workers.*",  # the loaders here are sized for the machine
         ".*args parameter is intended to run from within Python.*",  # it is how main() hands them on

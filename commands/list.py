@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-import datamodules
-import methods
-from backbones.attention import RULES
-from common.errors import known
-from evaluation import Protocol, Vocabulary
-from evaluation.protocol_in_words import in_words
+from common.errors import UserError, known
 
-KINDS = ("methods", "rules", "datamodules", "vocabularies", "protocols")
+KINDS = ("methods", "rules", "towers", "datamodules", "vocabularies", "protocols")
+USAGE = f"""usage: zerolabel list [{"|".join(KINDS)}]
+
+Names what zerolabel knows, of one kind or of all.
+"""
 
 
 def run(arguments: list[str]) -> int:
     """Lists one kind, or all."""
-    kinds = {
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if arguments[1:]:
+        raise UserError(f"list takes one kind, not '{' '.join(arguments)}'.")
+    if arguments:
+        known("kind", arguments[0], KINDS)
+    known_names = names()
+    for kind in arguments or KINDS:
+        print(f"{kind}:")
+        for name, text in known_names[kind].items():
+            print(f"  {name:<20} {text}")
+    return 0
+
+
+def names() -> dict[str, dict[str, str]]:
+    """By kind, every name and a few words about it."""
+    import datamodules  # here, so that help and mistakes answer at once
+    import methods
+    from backbones.attention import RULES
+    from backbones.towers import known_towers
+    from evaluation import Protocol, Vocabulary
+    from evaluation.protocol_in_words import in_words
+
+    return {
         "methods": {name: f"sees {cls.sees.value}" for name, cls in methods.METHODS.items()},
         "rules": dict.fromkeys(RULES, "attention rule of TrainingFree"),
+        "towers": known_towers(),
         "datamodules": {name: (cls.__doc__ or "").split("\n")[0] for name, cls in datamodules.DATAMODULES.items()},
         "vocabularies": {n: Vocabulary.load(n).title for n in Vocabulary.known_names()},
         "protocols": {n: "; ".join(in_words(Protocol.preset(n))[:1]) for n in Protocol.known_presets()},
     }
-    for kind in [known("kind", arguments[0], kinds)] if arguments else kinds:
-        print(f"{kind}:")
-        for name, text in kinds[kind].items():
-            print(f"  {name:<20} {text}")
-    return 0

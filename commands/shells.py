@@ -78,7 +78,7 @@ def fish(commands: Commands, positional: Positional, free: Collection[str]) -> s
     lines.append(f"complete -c zerolabel -n __fish_use_subcommand -f -a '{' '.join(commands)} --help --version'")
     for option, words, owners in _shared(commands):
         known = f" -a '{' '.join(words)}'" if words else ""
-        kind = " -f" if option == "--help" else " -r -F" if option in free or not words else " -x"
+        kind = " -f" if option.startswith("--help") else " -r -F" if option in free or not words else " -x"
         lines.append(f"complete -c zerolabel -n '__fish_seen_subcommand_from {' '.join(owners)}'{kind} -l {option[2:]}{known}")
     for command, words in positional.items():
         lines.append(f"complete -c zerolabel -n '__fish_seen_subcommand_from {command}' -f -a '{' '.join(words)}'")

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+TINT = 0.4  # of a class's colour over a photograph
+
 
 def label_image(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
     """Mode P image whose values are train ids; 255 is white."""
@@ -27,6 +29,29 @@ def blend(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     mixed[edge] = 255
     return Image.fromarray(mixed)
+
+
+def tint(
+    pixels: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray[np.uint8], background: int | None = None
+) -> Image.Image:
+    """The picture with a touch of its classes' colours and their outlines; what is background stays as it is."""
+    colours = np.concatenate([palette, np.full((256 - len(palette), 3), 255, np.uint8)])
+    share = np.full((*labels.shape, 1), TINT, np.float32)
+    share[outlines(labels, max(1, min(labels.shape) // 200))] = 1
+    if background is not None:
+        share[labels == background] = 0
+    return Image.fromarray((pixels * (1 - share) + colours[labels] * share).astype(np.uint8))
+
+
+def outlines(labels: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+    """(H, W) the pixels at most so far, along a row or a column, from another class."""
+    found = np.zeros(labels.shape, bool)
+    for step in range(1, width + 1):
+        for a, b in ((np.s_[step:], np.s_[:-step]), (np.s_[:, step:], np.s_[:, :-step])):
+            differ = labels[a] != labels[b]
+            found[a] |= differ
+            found[b] |= differ
+    return found
 
 
 def with_legend(picture: Image.Image, labels: NDArray[np.uint8], vocabulary: Any) -> Image.Image:

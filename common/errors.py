@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -28,14 +27,3 @@ def known(kind: str, value: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise UserError(f"unknown {kind} '{value}'.{hint} Known: {', '.join(names)}.")
-
-
-def check_choices(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
-    """Checks the values of parameters that are annotated with a ``Literal``, as the command line does.
-
-    Raises:
-        UserError: another value, naming the nearest and all known ones.
-    """
-    for name, hint in get_type_hints(function).items():
-        if get_origin(hint) is Literal and name in values:
-            known(name, str(values[name]), get_args(hint))

@@ -7,8 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROOT = Path(__file__).parents[1]  # the checkout, or the folder that a wheel was installed into
 
@@ -39,6 +45,35 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
+def walk(folder: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """``os.walk``, which would pass over a folder that cannot be listed as if it were empty.
+
+    Raises:
+        UserError: there is such a folder.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise UserError(f"folder '{error.filename}' cannot be read: {error.strerror}.") from error
+
+    return os.walk(folder, onerror=unreadable)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> None:
+    """A safetensors file, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from safetensors import SafetensorError  # here, so that help and mistakes answer without torch
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, texts)
+        except SafetensorError as error:  # which is how its writer says that the disk is full
+            raise OSError(" ".join(str(error).split())) from error
+
+
 def writable_folder(path: Path | str) -> Path:
     """Makes the folder and proves that a file can be written in it.
 
@@ -66,6 +101,26 @@ def shipped(path: str) -> str:
     beside_the_code = ROOT / path
     usable = Path(path).parts[:1] == ("configs",) and not Path(path).exists() and beside_the_code.is_file()
     return str(beside_the_code) if usable else path
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping that a YAML file holds; tags that would make Python objects are refused.
+
+    Raises:
+        UserError: missing, unreadable, no YAML, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(read_bytes(path).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is no YAML file: it holds bytes that are no text.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"'{path}' is no valid YAML{where}: {problem}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"'{path}' holds no options; write 'name: value' lines, as in the shipped configs.")
+    return content
 
 
 def read_bytes(path: Path | str) -> bytes:

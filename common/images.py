@@ -17,6 +17,8 @@ from torch import Tensor
 from common.errors import UserError
 from common.files import read_bytes
 
+MAX_PIXELS = 100_000_000  # about 6.5 GB on the way to a label map
+Image.MAX_IMAGE_PIXELS = None  # the limit above is named; Pillow's warns, and only then refuses
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -29,7 +31,7 @@ def decode_image(data: bytes, name: str, upright: bool = True) -> Tensor:
         upright: turn it as its EXIF orientation says; off for benchmarks, whose masks follow the stored pixels.
 
     Raises:
-        UserError: truncated or no picture.
+        UserError: truncated, no picture, or one of more than 100 megapixels.
     """
     with _opened(data, f"picture '{name}'") as image:
         return _pixels(ImageOps.exif_transpose(image) if upright else image)
@@ -86,6 +88,9 @@ def decode_ids(data: bytes, name: str) -> NDArray[np.uint32]:
 def _opened(data: bytes, what: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                megapixels = f"{image.width * image.height / 1e6:.0f} megapixels; at most {MAX_PIXELS / 1e6:.0f} are read"
+                raise UserError(f"{what} has {megapixels}. Make a smaller copy of it.")
             if image.format == "PNG":
                 image.verify()  # the checksums, which reading passes over
         with Image.open(io.BytesIO(data)) as image:
@@ -94,7 +99,7 @@ def _opened(data: bytes, what: str) -> Iterator[Image.Image]:
         raise UserError(f"{what} cannot be read: it is no picture ({len(data)} bytes).") from error
     except UserError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{what} cannot be read: {str(error).splitlines()[0]}") from error
 
 

@@ -20,11 +20,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from common.errors import UserError
-from common.files import atomic_path, cache_folder
+from common.files import atomic_path, cache_folder, save_tensors
 
 SUFFIX = ".safetensors"
 
@@ -107,8 +106,7 @@ class Kept:
         entry = Entry(plain, json.loads(json.dumps(dict(note or {}))))
         metadata = {"note": json.dumps(entry.note), "digest": entry.digest(key)}
         try:
-            with atomic_path(self.path(key)) as path:
-                save_file(entry.tensors, path, metadata)
+            save_tensors(self.path(key), entry.tensors, metadata)
         except UserError as error:
             self._cannot_write(error)
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC, ABCMeta, abstractmethod
 from typing import Any, ClassVar
 
 import lightning
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.batch import Batch, Item, to_unit
 from common.errors import UserError, known
+from common.values import Count, Natural, by_name, check_values
 from datamodules.sampling import ExactSampler
 from evaluation.vocabulary import Vocabulary
 
@@ -34,7 +35,15 @@ class Benchmark(Dataset[Item]):
         """A digest of all files that the pictures and masks are read from; "" where they follow from options and code."""
 
 
-class DataModule(lightning.LightningDataModule):
+class Checked(ABCMeta):
+    """Of classes whose values are checked before any of them is used; see :mod:`common.values`."""
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        check_values(cls, DataModule, by_name(cls, arguments, options))
+        return super().__call__(*arguments, **options)
+
+
+class DataModule(lightning.LightningDataModule, metaclass=Checked):
     """A vocabulary and pictures: labelled ones to score a method on, others to train on or to predict.
 
     Args:
@@ -47,7 +56,7 @@ class DataModule(lightning.LightningDataModule):
     label_spaces: tuple[str, ...] = ()
     train_batch_size: int = 0  # per process; 0 where there is nothing to train on
 
-    def __init__(self, vocabulary: Vocabulary, batch_size: int = 4, num_workers: int = 1, limit: int = 0) -> None:
+    def __init__(self, vocabulary: Vocabulary, batch_size: Count = 4, num_workers: Natural = 1, limit: Natural = 0) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         self.batch_size = batch_size
@@ -95,7 +104,13 @@ class DataModule(lightning.LightningDataModule):
         return self.loader(self.benchmark("test"))
 
     def loader(self, dataset: Any) -> DataLoader[Item]:
-        """In order and, on several processes, each picture counted exactly once."""
+        """In order and, on several processes, each picture counted exactly once.
+
+        Raises:
+            UserError: no pictures.
+        """
+        if not len(dataset):
+            raise UserError(f"{self.describe()} holds no picture; there is nothing to count.")
         if self.limit:
             dataset = torch.utils.data.Subset(dataset, range(min(self.limit, len(dataset))))
         return DataLoader(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-CROPS = ("centre", "random", "none")
+Crop = Literal["centre", "random", "none"]
 
 
 def cut(picture: Tensor, crop: str, size: int, seed: list[int]) -> Tensor:

@@ -8,9 +8,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.batch import Item
 from common.errors import UserError
+from common.files import walk
 from common.images import SUFFIXES, read_image
+from common.values import Count, Natural
 from datamodules.base import DataModule
 from evaluation.vocabulary import Vocabulary
+
+WRITTEN = ("labels", "overlays", "segments")  # folders beside a predictions.json
 
 
 class Pictures(DataModule):
@@ -19,32 +23,40 @@ class Pictures(DataModule):
     Args:
         images: a picture or a folder.
         classes: ``"cat; dog, puppy; sky"``, a text file of classes, or the name of a vocabulary.
-        background: what is none of the classes is one of its own, ``background``; for protocols with a rule for it.
         batch_size: pictures per step.
         num_workers: loader processes.
+        background: what is none of the classes is one of its own, ``background``; for protocols with a rule for it.
     """
 
-    def __init__(self, images: str, classes: str, background: bool = False, batch_size: int = 4, num_workers: int = 0) -> None:
+    def __init__(
+        self, images: str, classes: str, batch_size: Count = 4, num_workers: Natural = 0, background: bool = False
+    ) -> None:
         vocabulary = Vocabulary.named(classes)
         super().__init__(vocabulary.with_background() if background else vocabulary, batch_size, num_workers)
         self.images = Path(images)
+        self.root = self.images if self.images.is_dir() else self.images.parent
         self.files = find_images(self.images)
 
     def predict_dataloader(self) -> DataLoader[Item]:
-        return self.loader(_Files(self.files, self.images))
+        return self.loader(_Files(self.files, self.root))
 
 
 def find_images(path: Path) -> list[Path]:
-    """The picture itself, or all pictures below a folder in sorted order.
+    """The picture itself, or all pictures below a folder in sorted order, but for what an earlier ``predict`` wrote there.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing there, or a folder that cannot be read.
     """
     if path.is_file():
         return [path]
     if not path.exists():
         raise UserError(f"'{path}' does not exist. Give a picture or a folder of pictures.")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = []
+    for folder, below, names in walk(path):
+        if "predictions.json" in names:
+            below[:] = [name for name in below if name not in WRITTEN]
+        files += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
+    files = sorted(file for file in files if file.is_file())
     if not files:
         raise UserError(f"no pictures found in '{path}' (looked for {', '.join(sorted(SUFFIXES))}).")
     return files
@@ -54,8 +66,7 @@ class _Files(Dataset[Item]):
     """An unreadable picture becomes an item with its error, so that the others are still done."""
 
     def __init__(self, files: list[Path], root: Path) -> None:
-        self.files = files
-        self.root = root if root.is_dir() else root.parent
+        self.files, self.root = files, root
 
     def __len__(self) -> int:
         return len(self.files)

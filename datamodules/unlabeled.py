@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from common.code import code_of
-from common.errors import UserError, known
+from common.errors import UserError
 from common.images import decode_image
 from common.randomness import run_seed
 from common.records import Contents, joined
+from common.values import Count, Natural
 from datamodules.base import DataModule, TrainingData
-from datamodules.crops import CROPS, cut, middle_square
+from datamodules.crops import Crop, cut, middle_square
 from datamodules.reading.shards import ShardedImages
 from datamodules.reading.sources import FolderImages, ImageSource, ListedImages
 from datamodules.sampling import TrainingLoader
@@ -51,18 +52,16 @@ class UnlabeledImages(TrainingData):
     def __init__(
         self,
         images: str,
-        size: int = 224,
-        crop: str = "centre",
+        size: Count = 224,
+        crop: Crop = "centre",
         captions: bool = False,
-        unreadable: str = "stop",
+        unreadable: Literal["stop", "skip"] = "stop",
         classes: str = "",
         scored_on: DataModule | None = None,
-        seed: int | None = None,
-        train_batch_size: int = 64,
-        num_workers: int = 1,
+        seed: Natural | None = None,
+        train_batch_size: Count = 64,
+        num_workers: Natural = 1,
     ) -> None:
-        known("crop", crop, CROPS)
-        known("rule for unreadable pictures", unreadable, ("stop", "skip"))
         vocabulary = Vocabulary.named(classes) if classes else scored_on.vocabulary if scored_on else None
         super().__init__(vocabulary, scored_on, num_workers=num_workers)
         self.images, self.size, self.crop, self.captions, self.unreadable = images, size, crop, captions, unreadable

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from common.errors import UserError
 from common.randomness import run_seed
+from common.values import Count, Natural
 from datamodules.base import DataModule, TrainingData
 from datamodules.sampling import TrainingLoader
 from evaluation.vocabulary import Vocabulary
@@ -42,11 +43,11 @@ class WordMaps(TrainingData):
         classes: str = "",
         pictures: DataModule | None = None,
         scored_on: DataModule | None = None,
-        largest: int = 32,
-        maps: int = 1600,
-        seed: int | None = None,
-        train_batch_size: int = 16,
-        num_workers: int = 1,
+        largest: Count = 32,
+        maps: Count = 1600,
+        seed: Natural | None = None,
+        train_batch_size: Count = 16,
+        num_workers: Natural = 1,
     ) -> None:
         if not classes and scored_on is None:
             raise UserError("no class names to train on: give --data.classes 'cat; dog' or a benchmark with --data.scored_on.")

@@ -52,7 +52,7 @@ class ConfusionMatrix(Metric):
                 still has something to gather.
 
         Raises:
-            UserError: shapes differ, or a value is outside the label space.
+            UserError: shapes differ, or a value is outside the label space or no whole number.
         """
         if prediction.shape != target.shape:
             raise UserError(f"prediction {tuple(prediction.shape)} and mask {tuple(target.shape)} differ in size.")
@@ -99,19 +99,28 @@ def confusion(prediction: Tensor, target: Tensor, num_classes: int, ignore_index
     """(K, K) int64 pixel counts, rows = target; one bincount over a flat code, ignored pixels in a bin of their own.
 
     Raises:
-        UserError: a value is outside the label space.
+        UserError: a value is outside the label space, or no whole number.
     """
     ignored = target == ignore_index
     kept = target.masked_fill(ignored, 0)
     for what, values in ("mask", kept), ("predicted", prediction):
-        if values.numel() and int(values.max()) >= num_classes:
-            raise UserError(f"{what} value {int(values.max())} is outside the {num_classes} classes.")
+        _check_ids(what, values, num_classes)
     last = num_classes * num_classes
     small = last + num_classes < 2**15  # int16 codes move a quarter of the memory
     code_type = torch.int16 if small else torch.int32
     code = kept.to(code_type).mul_(num_classes).add_(prediction).masked_fill_(ignored, last)
     counts = torch.bincount(code.flatten(), minlength=last + 1)
     return counts[:-1].view(num_classes, num_classes)
+
+
+def _check_ids(what: str, values: Tensor, num_classes: int) -> None:
+    """Negative ids would be counted as other classes'."""
+    if values.is_floating_point():
+        raise UserError(f"{what} values are {values.dtype}; they must be whole train ids.")
+    if values.numel():
+        low, high = (int(value) for value in values.aminmax())
+        if low < 0 or high >= num_classes:
+            raise UserError(f"{what} value {low if low < 0 else high} is outside the {num_classes} classes.")
 
 
 def iou_of(totals: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 import yaml
 
 from common.errors import UserError, known
+from common.values import Within
 
 Background = Literal["none", "words", "threshold", "constant"]
 Activation = Literal["softmax", "sigmoid"]
@@ -57,7 +58,7 @@ def settings(name: str) -> dict[str, Any]:
 
 def _within(default: Any, low: float, high: float = math.inf) -> Any:
     """A field whose value must lie in [low, high]."""
-    return field(default=default, metadata={"low": low, "high": high})
+    return field(default=default, metadata={"within": Within(low, high)})
 
 
 class _Part:
@@ -77,16 +78,9 @@ class _Part:
                 raise UserError(f"protocol {rule.name} is {value!r}; it must be a name.")
             elif hint is bool and not isinstance(value, bool):
                 raise UserError(f"protocol {rule.name} is {value!r}; it must be true or false.")
-            elif "low" in rule.metadata and not (value is None and type(None) in get_args(hint)):
+            elif "within" in rule.metadata and not (value is None and type(None) in get_args(hint)):
                 for number in value if isinstance(value, tuple) else (value,):
-                    _check_number(rule.name, number, hint is float, **rule.metadata)
-
-
-def _check_number(rule: str, number: Any, fractions: bool, low: float, high: float) -> None:
-    fits = isinstance(number, float | int if fractions else int) and not isinstance(number, bool)
-    if not fits or not low <= number <= high:
-        span = f"from {low:g}" + (f" to {high:g}" if high < math.inf else " up")
-        raise UserError(f"protocol {rule} is {number!r}; it must be a {'' if fractions else 'whole '}number {span}.")
+                    rule.metadata["within"].check(f"protocol {rule.name}", number, float if hint is float else int)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from common.drawing import blend, label_image, with_legend
+from common.drawing import label_image, tint, with_legend
 from common.files import atomic_path
 from evaluation.label_map import LabelMap
 from evaluation.vocabulary import Vocabulary
@@ -35,7 +35,8 @@ class Segmentation(LabelMap):
         labels = self.labels.cpu().numpy()
         image = self.image if self.image.dtype.is_floating_point else self.image / 255
         pixels = (image.permute(1, 2, 0).cpu().numpy() * 255 + 0.5).astype(np.uint8)
-        return with_legend(blend(pixels, labels, self.vocabulary.palette), labels, self.vocabulary)
+        shown = tint(pixels, labels, self.vocabulary.palette, self.vocabulary.background)
+        return with_legend(shown, labels, self.vocabulary)
 
     def save(self, path: Path | str) -> None:
         """Writes the label map as an indexed PNG whose values are train ids.

@@ -82,7 +82,7 @@ class Vocabulary:
         """Reads free text, ``"cat; dog, puppy; sky"``: ``;`` or a new line between classes, ``,`` between synonyms.
 
         A class's name is its first word; a class named ``background`` is the background. The path of a ``.txt`` file
-        is read as its content.
+        is read as its content, without blank lines and lines that start with ``#``.
 
         Raises:
             UserError: no class, an empty class, or a name twice.
@@ -216,11 +216,13 @@ def _spread_bits(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def _read_class_file(path: Path) -> str:
+    """The lines that hold classes: neither blank nor a comment (``# ...``)."""
     if not path.is_file():
         raise UserError(f"class file '{path}' does not exist. Give a text file or words such as 'cat; dog'.")
     if path.stat().st_size > MAX_CLASS_FILE_BYTES:
         raise UserError(f"class file '{path}' is larger than {MAX_CLASS_FILE_BYTES} bytes; is it a list of words?")
     try:
-        return path.read_text(encoding="utf-8")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise UserError(f"class file '{path}' is not UTF-8 text.") from error
+    return "\n".join(line for line in lines if line and not line.startswith("#"))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.clip import CLIP, EMBEDDED
+from common.values import Amount, Count
 from methods.segmenter import Segmenter
 from methods.supervision import Supervision
 
@@ -33,8 +34,8 @@ class LinearProbe(Segmenter):
 
     def __init__(
         self,
-        num_classes: int = 13,
-        learning_rate: float = 5e-3,
+        num_classes: Count = 13,
+        learning_rate: Amount = 5e-3,
         clip: str = "tiny_clip",
         pretrained: str | None = EMBEDDED,
         revision: str | None = None,

@@ -9,9 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.values import Within
+
 
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW on what is trained; matrices are decayed, vectors (biases and norms) are not."""
+    """AdamW on what is trained; matrices are decayed, vectors (biases and norms) are not.
+
+    Raises:
+        UserError: a negative learning rate or decay.
+    """
+    Within(0).check("learning_rate", learning_rate, float)
+    Within(0).check("weight_decay", weight_decay, float)
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import UserError, check_choices
+from common.errors import UserError
 from common.images import ImageLike, as_images
 from common.randomness import run_seed
+from common.values import Count, check_values
 from evaluation.inference import Inference
 from evaluation.kept_scores import KeptScores
 from evaluation.label_map import LabelMap, Scores
@@ -80,12 +81,12 @@ class Segmenter(EvaluationSteps, ABC):
     figure: bytes | None = None
     images_per_step: int = 1
 
-    def __init__(self, protocol: str = "shapes", protocol_values: ProtocolValues | None = None, window_batch: int = 64) -> None:
+    def __init__(
+        self, protocol: str = "shapes", protocol_values: ProtocolValues | None = None, window_batch: Count = 64
+    ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # with those of the class that is made, which Lightning collects
-        for cls in type(self).__mro__:
-            if "__init__" in vars(cls) and issubclass(cls, Segmenter):
-                check_choices(vars(cls)["__init__"], self.hparams)
+        check_values(type(self), Segmenter, self.hparams)
         self.protocol_name, self.window_batch = protocol, window_batch
         self.protocol_values: ProtocolValues = protocol_values or {}
         self.class_of_word: Tensor = torch.zeros(0, dtype=torch.int64)

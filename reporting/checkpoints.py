@@ -13,6 +13,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from common.errors import UserError
 from common.files import atomic_path
+from common.stopping import let_a_step_end
+from common.weights import read_checkpoint
 
 EVERY = 100  # steps
 WRITER = ("StreamWriter", "inline_container")  # torch's own, in its messages
@@ -52,11 +54,17 @@ class PeriodicCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
         )
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        let_a_step_end(True)
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        let_a_step_end(False)
         self._save(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Only between two steps, where Lightning acts upon SIGTERM; any other moment may be in the middle of one."""
+        let_a_step_end(False)
         if isinstance(exception, SIGTERMException):
             self._save(trainer)
 
@@ -84,8 +92,8 @@ def last_checkpoint(root: Path) -> Path | None:
     if not found:
         return None
     try:
-        torch.load(found[-1], weights_only=True, mmap=True, map_location="meta")
-    except Exception as error:
+        read_checkpoint(found[-1], mmap=True, map_location="meta")
+    except UserError as error:
         before = f"Give the one before it: --ckpt_path '{found[-2]}'." if len(found) > 1 else "There is no other; start anew."
-        raise UserError(f"checkpoint '{found[-1]}' cannot be read ({str(error).splitlines()[0][:100]}). {before}") from error
+        raise UserError(f"{error} {before}") from error
     return found[-1]

@@ -16,12 +16,12 @@ from typing import Any
 from typing import Protocol as Interface
 
 import torch
-import yaml
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from common.code import code_of
-from common.files import shipped, writable_folder
+from common.errors import UserError
+from common.files import read_yaml, shipped, writable_folder
 from common.kept import Kept, key_of
 from common.weights import weights_hash
 from reporting.contrast import ScoreContrast
@@ -101,6 +101,26 @@ class Measuring:
         for name, data in self.data.items():  # mistakes show before the first hour
             data.prepare_data()
             self.content[name] = data.benchmark("test").content()
+        for method in plan.methods:
+            self._check(method)
+
+    def _check(self, method: MethodEntry) -> None:
+        """Makes the method as it will be made, and asks it every benchmark's words; no picture is scored.
+
+        Raises:
+            UserError: it cannot be made, or cannot be asked, such as a closed head of another number of outputs.
+        """
+        for benchmarks, words_of in _fits(self.plan, method):
+            try:
+                model, _, _ = self.builder.method(method, self.plan.seeds_of(method)[0], words_of)
+            except UserError as error:
+                raise UserError(f"method '{method.name}': {error}") from error
+            for benchmark in benchmarks:
+                try:
+                    model.use_protocol(benchmark.protocol)
+                    model.use_vocabulary(self.data[benchmark.name].vocabulary)
+                except UserError as error:
+                    raise UserError(f"method '{method.name}' on benchmark '{benchmark.name}': {error}") from error
 
     def results(self) -> Iterator[tuple[Result, bool]]:
         """Each result, and whether it is new."""
@@ -184,9 +204,10 @@ class Measuring:
 
 def configuration(method: MethodEntry) -> dict[str, Any]:
     """What of a method's entry and config changes numbers: not its name, nor which seeds and columns it is asked for."""
-    config = yaml.safe_load(Path(shipped(method.config)).read_text(encoding="utf-8"))
     kept = ("set", "fit", "fit_words")
-    return {"config": config} | {name: value for name, value in asdict(method).items() if name in kept}
+    return {"config": read_yaml(shipped(method.config))} | {
+        name: value for name, value in asdict(method).items() if name in kept
+    }
 
 
 def _fits(plan: Comparison, method: MethodEntry) -> list[tuple[list[BenchmarkEntry], BenchmarkEntry | None]]:

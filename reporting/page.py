@@ -20,7 +20,7 @@ from reporting.figures import draw_curves
 from reporting.plan import Comparison
 from reporting.result import Result
 from reporting.runs import Run
-from reporting.tables import columns, value
+from reporting.tables import columns, interval, value
 
 PICTURE_WIDTH = 320  # pixels, about twice what the page shows
 
@@ -28,7 +28,7 @@ PICTURE_WIDTH = 320  # pixels, about twice what the page shows
 def write_report(results: list[Result], plan: Comparison, output: Path, runs: Sequence[Run] = ()) -> None:
     """Renders the template beside this file with everything embedded in it; ``runs`` adds their curves and commands."""
     jinja = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    jinja.filters.update(percent=lambda x: "–" if x != x else f"{100 * x:.1f}", value=value, heat=_heat)
+    jinja.filters.update(percent=lambda x: "–" if x != x else f"{100 * x:.1f}", value=value, interval=interval, heat=_heat)
     page = jinja.get_template("page.html.j2").render(
         plan=plan,
         columns=columns(results),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.files import shipped
+from common.errors import UserError, known
+from common.files import read_yaml, shipped
+from common.values import Natural, check_values
 from evaluation.protocol import Protocol
 
 
@@ -28,7 +29,10 @@ class MethodEntry:
     fit_words: bool = False
     checkpoint: str | None = None
     benchmarks: list[str] | None = None
-    seeds: list[int] | None = None
+    seeds: list[Natural] | None = None
+
+    def __post_init__(self) -> None:
+        check_values(type(self), type(self), vars(self))
 
 
 @dataclass
@@ -62,11 +66,14 @@ class Comparison:
     title: str
     methods: list[MethodEntry]
     benchmarks: list[BenchmarkEntry]
-    seeds: list[int] = field(default_factory=lambda: [0])
-    pictures: int = 4
+    seeds: list[Natural] = field(default_factory=lambda: [0])
+    pictures: Natural = 4
     note: str = ""
     contrast: bool = False
     quotes: list[Quote] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_values(type(self), type(self), vars(self))
 
     def seeds_of(self, method: MethodEntry) -> list[int]:
         """A method without training gives the same numbers for every seed."""
@@ -77,17 +84,52 @@ class Comparison:
         return [b for b in self.benchmarks if method.benchmarks is None or b.name in method.benchmarks]
 
 
-def read_plan(path: Path, parse: Callable[[Path], Comparison]) -> Comparison:
-    """Reads the YAML; ``parse`` (jsonargparse) checks keys and types."""
+def read_plan(path: Path, parse: Callable[[dict[str, Any]], Comparison]) -> Comparison:
+    """Reads the YAML; ``parse`` (jsonargparse) checks the types.
+
+    Raises:
+        UserError: no such file, no YAML, or something in it that nobody knows or that is named twice.
+    """
     if not path.is_file():
         raise UserError(f"comparison file '{path}' does not exist. Shipped: configs/compare/shapes.yaml.")
-    plan = parse(path)
-    names = [m.name for m in plan.methods]
-    if repeated := sorted({n for n in names if names.count(n) > 1}):
-        raise UserError(f"'{path}' names methods twice: {', '.join(repeated)}.")
+    content = read_yaml(path)
+    _check_keys(f"'{path}'", content, Comparison)
+    for kind, entry in ("methods", MethodEntry), ("benchmarks", BenchmarkEntry), ("quotes", Quote):
+        listed = content.get(kind) or []
+        if not isinstance(listed, list):
+            raise UserError(f"{kind} of '{path}' are no list; start each with '- name: ...'.")
+        if not listed and kind != "quotes":
+            raise UserError(f"'{path}' names no {kind}; there is nothing to compare. See configs/compare/shapes.yaml.")
+        for number, one in enumerate(listed, 1):
+            _check_keys(f"{kind}[{number}] of '{path}'", one, entry)
+    plan = parse(content)
+    _check_names(plan, str(path))
+    return plan
+
+
+def _check_keys(where: str, content: Any, entry: type) -> None:
+    if not isinstance(content, dict):
+        raise UserError(f"{where} is {content!r}; write 'key: value' lines.")
+    for key in content:
+        known(f"key in {where}:", str(key), [each.name for each in fields(entry)])
+
+
+def _check_names(plan: Comparison, path: str) -> None:
+    """What an entry names is there, and no name stands for two."""
+    _once(path, "methods", (method.name for method in plan.methods))
+    _once(path, "benchmarks", (benchmark.name for benchmark in plan.benchmarks))
     for benchmark in plan.benchmarks:
         Protocol.preset(benchmark.protocol)
     for method in plan.methods:
         if not Path(shipped(method.config)).is_file():
             raise UserError(f"config '{method.config}' of method '{method.name}' does not exist.")
-    return plan
+        for name in method.benchmarks or []:
+            known(f"benchmark of method '{method.name}'", name, [benchmark.name for benchmark in plan.benchmarks])
+        if not plan.seeds_of(method) or not plan.benchmarks_of(method):
+            raise UserError(f"method '{method.name}' of '{path}' has no seeds or no benchmarks; leave the key away for all.")
+
+
+def _once(path: str, kind: str, names: Iterable[str]) -> None:
+    listed = list(names)
+    if repeated := sorted({name for name in listed if listed.count(name) > 1}):
+        raise UserError(f"'{path}' names {kind} twice: {', '.join(repeated)}.")

@@ -1,4 +1,4 @@
-"""What ``predict`` leaves behind: a label PNG, an overlay with a legend and a JSON line per picture."""
+"""What ``predict`` leaves behind: a label PNG and an overlay per picture, a JSON file and pages that show them all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from common.distributed import gathered, is_padding_sample
-from common.drawing import blend, label_image, token_colours, with_legend
+from common.drawing import blend, label_image, tint, token_colours, with_legend
 from common.files import atomic_path, writable_folder
 from evaluation.label_map import LabelMap
+from reporting.prediction_pages import write_pages
 
 
 class SavePredictions(Callback):
-    """Writes ``labels/NAME.png`` (indexed palette), ``overlays/NAME.png`` and ``predictions.json``.
+    """Writes ``labels/NAME.png`` (indexed palette), ``overlays/NAME.png``, ``predictions.json`` and ``predictions.html``.
 
     Of a method with segment tokens also ``segments/NAME.png``: the token of every pixel, in colours without meaning.
 
@@ -48,8 +49,8 @@ class SavePredictions(Callback):
             pixels = (image.permute(1, 2, 0).cpu().numpy() * 255 + 0.5).astype(np.uint8)
             labels = result.labels.cpu().numpy()
             _save(label_image(labels, vocabulary.palette), self.folder / "labels" / f"{name}.png")
-            overlay = with_legend(blend(pixels, labels, vocabulary.palette), labels, vocabulary)
-            _save(overlay, self.folder / "overlays" / f"{name}.png")
+            overlay = tint(pixels, labels, vocabulary.palette, vocabulary.background)
+            _save(with_legend(overlay, labels, vocabulary), self.folder / "overlays" / f"{name}.png")
             if result.segments is not None:
                 segments = result.segments.cpu().numpy().astype(np.uint8)
                 _save(blend(pixels, segments, token_colours()), self.folder / "segments" / f"{name}.png")
@@ -68,7 +69,9 @@ class SavePredictions(Callback):
         }
         with atomic_path(self.folder / "predictions.json") as path:
             path.write_text(json.dumps(content, indent=1))
-        print(f"{len(self.rows)} pictures segmented: label maps, overlays and predictions.json are in {self.folder}")
+        write_pages(self.folder, trainer.datamodule.root, self.rows, pl_module.vocabulary)
+        print(f"{len(self.rows)} pictures segmented: label maps, overlays and predictions.json are in {self.folder};")
+        print(f"look at {self.folder / 'predictions.html'}")
         for _, error in self.failed:
             print(f"error: {error}", file=sys.stderr)
         if self.failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,15 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
 
-from common.files import atomic_path
+from common.files import atomic_path, save_tensors
 from common.kept import Kept
 from common.randomness import run_seed
 from common.weights import weights_hash
-from evaluation.bootstrap import interval_of
 from evaluation.protocol_in_words import in_words
 from reporting.figures import KeepPanels, panel_images
 from reporting.result import Result
+from reporting.tables import safe_cell
 
 PICTURES = 4
 RESULT = "result"
@@ -122,8 +122,7 @@ class SaveTraining(Callback):
         if folder and trainer.is_global_zero:
             for name, exported in pl_module.export().items():
                 tensors = {key: value.detach().cpu().contiguous() for key, value in exported.tensors.items()}
-                with atomic_path(folder / name) as path:
-                    save_file(tensors, path, exported.texts)
+                save_tensors(folder / name, tensors, exported.texts)
 
 
 def run_folder(trainer: Any) -> Path | None:
@@ -158,7 +157,7 @@ def save(folder: Path, result: Result, panels: dict[int, Image.Image]) -> None:
     with atomic_path(folder / "per_class.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "iou"])
-        writer.writerows(zip(result.names, result.iou.tolist(), strict=True))
+        writer.writerows(zip(map(safe_cell, result.names), result.iou.tolist(), strict=True))
     for index, panel in panels.items():
         with atomic_path(folder / "panels" / f"{index}.png") as path:
             panel.save(path, format="PNG")
@@ -167,7 +166,9 @@ def save(folder: Path, result: Result, panels: dict[int, Image.Image]) -> None:
 def summary(result: Result) -> dict[str, Any]:
     """The numbers of a run without those per class."""
     kept = ("data", "vocabulary", "protocol", "protocol_hash", "pictures", "miou", "pixel_accuracy", "frequency_weighted_iou")
-    return {key: getattr(result, key) for key in kept} | {"miou_95": interval_of(result.draws)}
+    return {key: getattr(result, key) for key in kept} | {
+        "miou_95": None if math.isnan(result.estimate.interval[0]) else result.estimate.interval
+    }
 
 
 def print_table(result: Result, published: float | None = None) -> None:
@@ -182,9 +183,10 @@ def print_table(result: Result, published: float | None = None) -> None:
         table.add_row(name, "absent" if iou != iou else f"{100 * iou:.1f}")
     console = Console()
     console.print(table)
-    low, high = interval_of(result.draws)
+    low, high = result.estimate.interval
+    interval = "no interval from one picture" if math.isnan(low) else f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
     console.print(
-        f"mIoU {100 * result.miou:.2f} (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
+        f"mIoU {100 * result.miou:.2f} ({interval}), "
         f"pixel accuracy {100 * result.pixel_accuracy:.2f}, {result.pictures} pictures, protocol {result.protocol_hash}"
     )
     if published is not None:

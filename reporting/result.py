@@ -16,7 +16,7 @@ from torch import Tensor
 from common import __version__
 from common.files import ROOT
 from common.kept import Kept
-from evaluation.bootstrap import resampled_miou
+from evaluation.jackknife import Estimate
 
 PACKAGES = ("torch", "lightning", "open_clip_torch", "torchmetrics", "transformers")
 
@@ -96,9 +96,9 @@ class Result:
     figure: bytes | None = None
 
     @cached_property
-    def draws(self) -> Tensor:
-        """Resampled mIoU; once, though the tables are written after every result."""
-        return resampled_miou(self.areas)
+    def estimate(self) -> Estimate:
+        """The mIoU with and without each picture; once, though the tables are written after every result."""
+        return Estimate.of_miou(self.areas)
 
     @property
     def row(self) -> dict[str, Any]:

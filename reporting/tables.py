@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from jinja2 import Environment
 from torch import Tensor
 
 from common.files import atomic_path
-from evaluation.bootstrap import interval_of, paired_p_value
+from evaluation.jackknife import Estimate
 from reporting.plan import Comparison
 from reporting.result import Result
 
 ORACLE = "(oracle)"  # ends what a method sees, where that is labels
 SIGNIFICANT = 0.05
+_TEX = {c: "\\" + c for c in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Entry:
     pixel_accuracy: float
     pictures_per_second: float
     iou: Tensor  # (K,)
-    draws: Tensor  # resampled mIoU
+    estimate: Estimate
     contrast: float | None = None  # mean score contrast
     best: bool = False
     p_value: float | None = None  # of "as good as the best", None for the best and the oracle
@@ -89,8 +91,8 @@ def columns(results: Iterable[Result]) -> list[Column]:
 
 
 def _entry(results: list[Result]) -> Entry:
-    draws = torch.stack([result.draws for result in results]).mean(0)
-    low, high = interval_of(draws)
+    estimate = Estimate.mean([result.estimate for result in results])
+    low, high = estimate.interval
     mious = torch.tensor([result.miou for result in results])
     contrasts: list[Any] = [result.mean_score_contrast for result in results]
     return Entry(
@@ -103,7 +105,7 @@ def _entry(results: list[Result]) -> Entry:
         sum(result.pixel_accuracy for result in results) / len(results),
         sum(result.pictures_per_second for result in results) / len(results),
         torch.stack([result.iou for result in results]).nanmean(0),
-        draws,
+        estimate,
         None if None in contrasts else sum(contrasts) / len(results),
     )
 
@@ -113,29 +115,29 @@ def _with_significance(entries: list[Entry]) -> list[Entry]:
     if not ranked:
         return entries
     best = max(ranked, key=lambda entry: entry.miou)
-    others = {e.method: replace(e, p_value=paired_p_value(best.draws, e.draws)) for e in ranked if e is not best}
+    others = {e.method: replace(e, p_value=(best.estimate - e.estimate).p_value) for e in ranked if e is not best}
     return [replace(e, best=True) if e is best else others.get(e.method, e) for e in entries]
 
 
 _MARKDOWN = """\
-# {{ plan.title }}
+# {{ plan.title|md }}
 {% if plan.note %}
 {{ plan.note }}
 {% endif -%}
 {% for column in columns %}
-## {{ column.benchmark }}
+## {{ column.benchmark|md }}
 
 Protocol {{ column.protocol }}, `{{ column.protocol_hash }}`.
 
 | method | sees | mIoU | 95 % interval | pixel acc. | {{ "contrast | " if plan.contrast }}pictures/s |
 |---|---|---|---|---|---|{{ "---|" if plan.contrast }}
 {% for e in column.entries -%}
-| {{ e.method }} | {{ e.sees }} | {{ "**%s**"|format(e|value) if e.best else e|value }}{{ " ≈" if e.tied }} | \
-{{ e.low|percent }} to {{ e.high|percent }} | {{ e.pixel_accuracy|percent }} | \
+| {{ e.method|md }} | {{ e.sees }} | {{ "**%s**"|format(e|value) if e.best else e|value }}{{ " ≈" if e.tied }} | \
+{{ e|interval }} | {{ e.pixel_accuracy|percent }} | \
 {{ "%+.1f | "|format(100 * e.contrast) if plan.contrast }}{{ "%.0f"|format(e.pictures_per_second) }} |
 {% endfor -%}
 {% endfor %}
-**Best of its column**; ≈ not significantly worse (paired bootstrap over pictures, p > 0.05). Rows that see masks are \
+**Best of its column**; ≈ not significantly worse (paired jackknife over pictures, p > 0.05). Rows that see masks are \
 oracles, outside the ranking. mIoU in per cent.\
 {{ " Contrast: how much brighter a class's map is on the class than off it, in per cent." if plan.contrast }}
 {% if plan.quotes %}
@@ -144,13 +146,13 @@ oracles, outside the ranking. mIoU in per cent.\
 | method | benchmark | mIoU | source |
 |---|---|---|---|
 {% for q in plan.quotes -%}
-| {{ q.method }} | {{ q.benchmark }} | {{ q.value }} | {{ q.source }} |
+| {{ q.method|md }} | {{ q.benchmark|md }} | {{ q.value|md }} | {{ q.source|md }} |
 {% endfor -%}
 {% endif -%}
 """
 
 _LATEX = """\
-% {{ plan.title }}. Bold: best; $\\approx$: not significantly worse (paired bootstrap, p > 0.05); $\\dagger$: oracle.
+% {{ plan.title|line }}. Bold: best; $\\approx$: not significantly worse (paired jackknife, p > 0.05); $\\dagger$: oracle.
 \\begin{tabular}{l{{ "r" * columns|length }}}
 \\toprule
 method{% for column in columns %} & {{ column.benchmark|tex }}{% endfor %} \\\\
@@ -172,8 +174,26 @@ def value(entry: Entry) -> str:
     return _percent(entry.miou) + (f" ± {100 * entry.spread:.1f}" if entry.spread is not None else "")
 
 
+def interval(entry: Entry) -> str:
+    """``30.1 to 32.3``, or a dash where a single picture tells of none."""
+    return "–" if math.isnan(entry.low) else f"{_percent(entry.low)} to {_percent(entry.high)}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _tex(text: str) -> str:
-    return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+    return "".join(_TEX.get(c, c) for c in _line(text))
+
+
+def _md(text: str) -> str:
+    return "".join("\\" + c if c in "\\`|<>*[]" else c for c in _line(text))
+
+
+def safe_cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, behind an apostrophe; anything else as it is."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _tex_cell(entry: Entry | None) -> str:
@@ -186,7 +206,8 @@ def _tex_cell(entry: Entry | None) -> str:
 
 def environment() -> Environment:
     jinja = Environment(autoescape=False, keep_trailing_newline=True)  # noqa: S701 (text, not HTML)
-    jinja.filters |= {"percent": _percent, "value": value, "tex": _tex, "cell": _tex_cell}
+    jinja.filters |= {"percent": _percent, "value": value, "interval": interval, "cell": _tex_cell}
+    jinja.filters |= {"line": _line, "md": _md, "tex": _tex}
     return jinja
 
 
@@ -211,7 +232,7 @@ def _csv(rows: list[dict[str, Any]], fields: list[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 

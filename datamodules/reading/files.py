@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from common.files import read_bytes
+from common.files import read_bytes, walk
 from datamodules.reading.contents import Stamp, file_stamp
 
 
@@ -31,7 +31,7 @@ class Files:
     def walk(self) -> list[str]:
         """Names of all files, however deep, sorted."""
         found = []
-        for folder, _, names in os.walk(self.where):
+        for folder, _, names in walk(self.where):
             inside = os.path.relpath(folder, self.where)
             found += [name if inside == "." else f"{inside}/{name}" for name in names]
         return sorted(found)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from common.files import read_bytes
+from common.files import walk as files_below
 from common.images import SUFFIXES
 from common.records import Contents
 from datamodules.reading.contents import Stamp, contents, file_stamp
@@ -142,7 +143,7 @@ def is_picture(name: str) -> bool:
 def walk(root: str) -> Iterator[str]:
     """Relative names of the pictures in a folder and its folders, without asking for more than the listings."""
     suffixes = tuple(SUFFIXES)
-    for folder, below, files in os.walk(root):
+    for folder, below, files in files_below(root):
         below[:] = [name for name in below if not LABEL_FOLDER.fullmatch(name)]
         inside = os.path.relpath(folder, root)
         start = "" if inside == "." else f"{inside}/"

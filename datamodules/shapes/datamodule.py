@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from common.batch import Item
 from common.code import code_of
 from common.randomness import run_seed
 from common.records import Contents, numbered
+from common.values import Count, Natural
 from datamodules.base import Benchmark, DataModule
 from datamodules.sampling import TrainingLoader
 from datamodules.shapes import world
@@ -46,14 +47,14 @@ class Shapes(DataModule):
     def __init__(
         self,
         vocabulary: str = "shapes13",
-        seed: int = 0,
-        pictures: int = 300,
-        train_pictures: int = 20_000,
-        train: str = "captions",
-        train_batch_size: int = 64,
-        batch_size: int = 16,
-        num_workers: int = 1,
-        limit: int = 0,
+        seed: Natural = 0,
+        pictures: Count = 300,
+        train_pictures: Count = 20_000,
+        train: Literal["captions", "pictures", "questions", "masks"] = "captions",
+        train_batch_size: Count = 64,
+        batch_size: Count = 16,
+        num_workers: Natural = 1,
+        limit: Natural = 0,
     ) -> None:
         super().__init__(self.label_space(vocabulary), batch_size, num_workers, limit)
         self.seed, self.pictures, self.train_pictures = seed, pictures, train_pictures

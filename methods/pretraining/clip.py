@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from backbones.attention import RuleName
 from backbones.clip import CLIP
+from common.values import Amount, Natural
 from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw_in_two_phases
 from methods.segmenter import Exported
@@ -49,11 +50,11 @@ class CaptionPretraining(TrainingFree):
 
     def __init__(
         self,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.05,
-        warmup_steps: int = 100,
-        tagging_steps: int = 1500,
-        tags: int = 20,
+        learning_rate: Amount = 1e-3,
+        weight_decay: Amount = 0.05,
+        warmup_steps: Natural = 100,
+        tagging_steps: Natural = 1500,
+        tags: Natural = 20,
         rule: RuleName = "clip",
         clip: str = "tiny_clip",
         **options: Any,

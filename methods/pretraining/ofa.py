@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from backbones.ofa.config import BOS, EOS, PAD
 from backbones.ofa.loading import find_weights, read_weights
 from common.errors import UserError
+from common.values import Amount, Natural
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.optim import adamw_in_two_phases
 from methods.segmenter import Exported
@@ -46,11 +47,11 @@ class OFAPretraining(OFASegmenter):
 
     def __init__(
         self,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.05,
-        warmup_steps: int = 50,
-        tagging_steps: int = 400,
-        tags: int = 20,
+        learning_rate: Amount = 1e-3,
+        weight_decay: Amount = 0.05,
+        warmup_steps: Natural = 50,
+        tagging_steps: Natural = 400,
+        tags: Natural = 20,
         trunk: str | None = None,
         **options: Any,
     ) -> None:

@@ -19,6 +19,7 @@ from backbones.mae import MAE
 from backbones.towers import load_tower
 from common.errors import UserError
 from common.randomness import ImageNoise, run_seed
+from common.values import Amount, Natural, Share
 from methods.dense_clip import embed_words
 from methods.optim import adamw, warmup_cosine, with_step_schedule
 from methods.per_image import StillImages
@@ -74,15 +75,15 @@ class ZeroSeg(TokenSegmenter):
 
     def __init__(
         self,
-        learning_rate: float = 1.5e-4,
-        weight_decay: float = 0.05,
-        warmup_share: float = 0.25,
-        mask_ratio: float = 0.6,
+        learning_rate: Amount = 1.5e-4,
+        weight_decay: Amount = 0.05,
+        warmup_share: Share = 0.25,
+        mask_ratio: Share = 0.6,
         grids: list[int] | None = None,
-        distill: float = 1.0,
-        match: float = 1.0,
-        reconstruct: float = 1.0,
-        cover: float = 0.0,
+        distill: Amount = 1.0,
+        match: Amount = 1.0,
+        reconstruct: Amount = 1.0,
+        cover: Amount = 0.0,
         feature_norm: FeatureNorm = "none",
         dim_reduction: Reduction = "mean",
         set_reduction: Reduction = "sum",
@@ -101,7 +102,7 @@ class ZeroSeg(TokenSegmenter):
         pretrained: str | None = EMBEDDED,
         revision: str | None = None,
         cache: str | None = "auto",
-        seed: int | None = None,
+        seed: Natural | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -183,7 +184,17 @@ class ZeroSeg(TokenSegmenter):
         return difference.mean(-1) if self.dim_reduction == "mean" else difference.sum(-1)
 
     def prepare_fit(self, images: StillImages, workers: int) -> None:
-        """The teacher embeds the views of all images."""
+        """The teacher embeds the views of all images.
+
+        Raises:
+            UserError: they are of another size than the decoder reconstructs, before hours are spent on views.
+        """
+        height, width = images[0, 0]["image"].shape[-2:]
+        if {height, width} != {side := int(self.student.model.config.image_size)}:
+            raise UserError(
+                f"images are {height} x {width}, but ZeroSeg's autoencoder of size '{self.size}' is for {side} x {side}. "
+                f"Set --data.size {side}."
+            )
         self._compare_with_the_recipe()
         precision = self.trainer.precision_plugin
         self.teacher.prepare(images, workers, self.cache, str(precision.precision), precision.forward_context)

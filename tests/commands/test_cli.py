@@ -1,9 +1,15 @@
 """The command line as a user meets it: help, mistakes, configurations, checkpoints, predictions."""
 
 import json
+import os
+import re
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,24 +18,34 @@ import yaml
 from PIL import Image
 
 import cli
+from commands import network
+from common.errors import UserError
+from datamodules.pictures import find_images
+from datamodules.unlabeled import image_source
 from tests.conftest import ROOT
 from tests.data import make_pictures, make_voc
 
 SMALL = ["--data.pictures=3", "--data.num_workers=0", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 SCLIP = ["--config", "configs/training_free/sclip.yaml"]
+PROBE = ["--config", "configs/oracle/linear_probe.yaml"]
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Runs a command that must fail with exit code 2 and one line; returns that line."""
     assert cli.main(list(arguments)) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert len(lines) == 1, lines
+    assert lines[0].startswith("error:")
     return lines[0]
 
 
+LIGHT = [["list", "--help"], ["list", "method"], ["completion", "--help"], ["completion", "tcsh"], ["predcit"]]
+
+
 def test_help_needs_no_heavy_import() -> None:
-    """What makes --help fast: neither torch nor lightning is imported for it."""
-    code = "import sys, cli; cli.main(['--help']); assert not {'torch', 'lightning', 'open_clip'} & set(sys.modules)"
+    """What makes --help fast, and the mistakes of light commands: neither torch nor lightning is imported for them."""
+    calls = f"cli.main(['--help']); [cli.main(a) for a in {LIGHT}]"
+    code = f"import sys, cli; {calls}; assert not {{'torch', 'lightning', 'open_clip'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert all(command in done.stdout for command in cli.COMMANDS)
 
@@ -73,6 +89,20 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         (["fit", *SCLIP], "TrainingFree needs no training; use test, predict or compare"),
         (["test", *SCLIP, "--trainer.precision=16-true", "--trainer.plugins=null", "--trainer.devices=0"], "devices"),
         (["compare", "--config", "absent.yaml"], "'absent.yaml' does not exist"),
+        (["test", *SCLIP, "--data.pictures=0"], "pictures of Shapes is 0; it must be a whole number from 1 up"),
+        (["test", *SCLIP, "--data.batch_size=-1"], "batch_size of Shapes is -1; it must be a whole number from 1 up"),
+        (["test", *SCLIP, "--data.num_workers=-1"], "num_workers of Shapes is -1; it must be a whole number from 0 up"),
+        (["test", *SCLIP, "--model.window_batch=0"], "window_batch of TrainingFree is 0; it must be a whole number"),
+        (["fit", *PROBE, "--model.learning_rate=-1"], "learning_rate of LinearProbe is -1.0; it must be a number from 0 up"),
+        (["test", *SCLIP, "--model.protocol_values={temperature: hot}"], "Got value: hot"),
+        (["test", *SCLIP, "--trainer.accelerator=tpux"], "unknown accelerator 'tpux'. Did you mean 'tpu'"),
+        (["test", *SCLIP, "--trainer.strategy=foo"], "unknown strategy 'foo'. Known: auto, ddp"),
+        (["test", *SCLIP, "--trainer.devices=9999", "--trainer.accelerator=cpu"], "9999 devices would be 9999 processes on"),
+        (["compare", "--devices=9999"], "9999 devices would be 9999 processes on"),
+        (["compare", "--devices=0"], "devices is 0; it must be a whole number from 1 up"),
+        (["test"], "--model and --data are missing: give a config, such as --config configs/training_free/sclip.yaml"),
+        (["test", "--model=TrainingFree"], "--data is missing: give a config"),
+        (["list", "methods", "rules"], "list takes one kind, not 'methods rules'"),
     ],
 )
 def test_mistakes_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +181,100 @@ def test_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"hyper_parameters": {"f": print}, "state_dict": {}}, tmp_path / "evil.ckpt")
-    assert "evil.ckpt' cannot be read" in fails(capsys, "test", *SCLIP, "--ckpt_path", str(tmp_path / "evil.ckpt"))
+    line = fails(capsys, "test", *SCLIP, "--ckpt_path", str(tmp_path / "evil.ckpt"))
+    assert "evil.ckpt' is refused: beside weights it holds 'print'" in line
+    assert "weights_only" not in line
+    assert "trust" not in line
+
+
+def test_a_help_shows_the_options_of_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", "--help", "--config", "configs/zeroseg/shapes.yaml", "--data=VOC"]) == 0
+    printed = capsys.readouterr().out
+    for text in (
+        "--model ZeroSeg, ",
+        "--model.mask_ratio",
+        "share of the patches hidden",
+        "--model.window_batch",
+        "--data.split",
+    ):
+        assert text in printed, text
+    assert "--data.train_pictures" not in printed  # the config's Shapes, which the option replaces
+    assert "--trainer.limit_val_batches" not in printed
+    assert "--help_all" in printed
+    assert cli.main(["test", "-h"]) == 0
+    assert "--model NAME: FreeSeg, GroupViT" in capsys.readouterr().out
+    assert cli.main(["fit", "-h", "--config=configs/pretrain/tiny_clip.yaml"]) == 0
+    assert "--model.tagging_steps" in capsys.readouterr().out
+    assert "unknown method 'ZeroSge'. Did you mean 'ZeroSeg'" in fails(capsys, "fit", "-h", "--model=ZeroSge")
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--help_all"])
+    assert "--trainer.limit_val_batches" in capsys.readouterr().out
+
+
+def test_list_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: zerolabel list [methods|rules|")
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root may read everything, the system is made to refuse."""
+    make_pictures(tmp_path / "in")
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if str(path).endswith("below"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"folder '.*in/below' cannot be read: Permission denied"):
+        find_images(tmp_path / "in")
+    with pytest.raises(UserError, match=r"folder '.*in/below' cannot be read: Permission denied"):
+        image_source(str(tmp_path / "in"))
+
+
+def test_weights_that_need_a_network(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that knows nothing; tests are offline otherwise, which is told by the same line with another reason."""
+
+    def unknown(*args: Any, **kwargs: Any) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    vit = ["--config", "configs/backbones/clip_vit_b16.yaml"]
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    monkeypatch.setattr(socket, "create_connection", unknown)
+    monkeypatch.setattr(network.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    network.why_unreachable.cache_clear()
+    started = time.monotonic()
+    line = fails(capsys, "test", *SCLIP, *vit)
+    network.why_unreachable.cache_clear()
+    assert time.monotonic() - started < 20
+    assert "cannot load weights 'openai' into CLIP 'ViT-B-16': https://huggingface.co cannot be reached (Name or serv" in line
+    assert "not in its cache" in line
+    monkeypatch.setattr(network.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(network, "why_unreachable", str)
+    assert "HF_HUB_OFFLINE is set, and they are not in the cache" in fails(capsys, "test", *SCLIP, *vit)
+
+
+def test_a_logger_of_files_needs_no_folder(tmp_path: Path) -> None:
+    """What the README says of TensorBoard: the option alone, and everything is in the run's folder."""
+    options = [*SMALL, f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=TensorBoardLogger"]
+    assert cli.main(["test", *SCLIP, *options]) == 0
+    (run,) = tmp_path.iterdir()
+    assert run.name.startswith("test-")
+    assert list(run.glob("events.out.tfevents.*"))
+    assert (run / "config_test.yaml").is_file()
+
+
+def test_the_progress_names_method_and_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """10 steps of 4 an epoch; going on after the seventh, the third of its epoch."""
+    options = [*PROBE, "--data.train_pictures=32", "--data.train_batch_size=8", "--data.num_workers=0"]
+    options += ["--trainer.accelerator=cpu", "--trainer.enable_checkpointing=true", f"--trainer.default_root_dir={tmp_path}"]
+    for steps, last in ((7, "LinearProbe, epoch 2 of 2 .* 3/3 "), (10, "LinearProbe, epoch 3 of 3 .* 2/2 ")):
+        assert cli.main(["fit", *options, f"--trainer.max_steps={steps}", "--ckpt_path=last"]) == 0
+        printed = capsys.readouterr()
+        assert re.search(last, printed.out), printed.out
+        assert "Seed set" not in printed.err
 
 
 def test_predict_writes_label_maps_overlays_and_json(tmp_path: Path) -> None:

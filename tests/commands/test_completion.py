@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 import cli
-from commands.completion import options_of
+from commands.lightning import ZeroLabelCLI
 from commands.list import KINDS
+from commands.options import options_of
 
 ASKED = [
     ("zerolabel compa", "compare"),
     ("zerolabel list v", "vocabularies"),
-    ("zerolabel prepare c", "coco context"),
+    ("zerolabel prepare c", "cityscapes coco context"),
     ("zerolabel test --model.rule na", "naclip"),
     ("zerolabel predict --imag", "--images"),
     ("zerolabel fit --trainer.precision bf16-", "bf16-true bf16-mixed"),
@@ -74,7 +75,7 @@ def test_zsh_reads_its_script(scripts: Path) -> None:
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "compare", "prepare voc"])
 def test_every_option_of_the_help_is_known(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main([*command.split(), "--help"])
+        cli.main([*command.split(), "--help_all" if command in ZeroLabelCLI.subcommands() else "--help"])
     usage = capsys.readouterr().out.partition("\noptions:")[0]
     listed = set(re.findall(r"--[\w.]+", usage)) - {"--return_predictions"}  # which predict sets itself
     assert len(listed) > 2

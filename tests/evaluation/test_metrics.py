@@ -7,7 +7,6 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from common.errors import UserError
 from evaluation import ConfusionMatrix
-from evaluation.bootstrap import interval, paired_p_value, resampled_miou
 
 
 def naive(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int) -> tuple[np.ndarray, float]:
@@ -118,38 +117,27 @@ def test_wrong_maps_are_refused(prediction: list, target: list, message: str) ->
         ConfusionMatrix(3).update(torch.tensor(prediction, dtype=torch.uint8), torch.tensor(target, dtype=torch.uint8))
 
 
-def areas_of(hits: torch.Tensor) -> torch.Tensor:
-    """Per-picture areas of a one-class problem with ``hits`` of 100 pixels right."""
-    return torch.stack([hits, torch.full_like(hits, 100), torch.full_like(hits, 100)], 1)[..., None]
+@pytest.mark.parametrize("kind", [torch.int8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    ("prediction", "target", "message"),
+    [
+        ([[-1, 1]], [[0, 1]], "predicted value -1 is outside the 3 classes"),
+        ([[0, 1]], [[2, -1]], "mask value -1 is outside the 3 classes"),
+        ([[0, -7]], [[0, 2]], "predicted value -7 is outside the 3 classes"),
+        ([[0, -1]], [[0, 100]], "predicted value -1 is outside the 3 classes"),  # where nothing is counted, either
+    ],
+)
+def test_a_negative_value_is_not_another_class(prediction: list, target: list, message: str, kind: torch.dtype) -> None:
+    """-1 beside target 2 once counted as (1, 2)."""
+    metric = ConfusionMatrix(3, ignore_index=100)
+    with pytest.raises(UserError, match=message):
+        metric.update(torch.tensor(prediction, dtype=kind), torch.tensor(target, dtype=kind))
+    assert metric.matrix.sum() == 0
 
 
-def test_bootstrap_interval_has_the_right_width() -> None:
-    """One class, union 200 - hits: against the normal approximation of a ratio of sums."""
-    hits = torch.randint(40, 61, (400,))
-    low, high = interval(areas_of(hits))
-    ratio = hits.sum() / (200 * 400 - hits.sum())
-    slope = 200 * 400 / (200 * 400 - hits.sum()) ** 2 * 400
-    half = 1.96 * hits.double().std() / 400**0.5 * slope
-    assert low < ratio < high
-    assert (high - low) / 2 == pytest.approx(half.item(), rel=0.1)
-
-
-def test_paired_differences_see_what_intervals_cannot() -> None:
-    hard = torch.randint(0, 90, (100,))
-    better = areas_of(hard + torch.randint(0, 4, (100,)))
-    assert interval(better)[0] < interval(areas_of(hard))[1]  # the intervals overlap
-    shuffled = areas_of(hard + torch.randint(-3, 4, (100,)))
-    draws = {name: resampled_miou(areas) for name, areas in (("a", areas_of(hard)), ("b", better), ("c", shuffled))}
-    assert paired_p_value(draws["b"], draws["a"]) < 0.01
-    assert paired_p_value(draws["a"], draws["c"]) > 0.01
-    assert paired_p_value(draws["b"], draws["b"]) == 1
-
-
-def test_the_p_value_is_two_sided() -> None:
-    draws = torch.tensor([-1.0, 1, 1, 1, 1, 1, 1, 1])
-    assert paired_p_value(draws, torch.zeros(8)) == paired_p_value(-draws, torch.zeros(8)) == 2 / 8
-
-
-def test_resampling_is_repeatable() -> None:
-    areas = areas_of(torch.randint(0, 90, (20,)))
-    assert torch.equal(resampled_miou(areas), resampled_miou(areas))
+def test_only_whole_numbers_are_ids() -> None:
+    with pytest.raises(UserError, match=r"predicted values are torch\.float32; they must be whole train ids"):
+        ConfusionMatrix(3).update(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.uint8))
+    metric = ConfusionMatrix(3, ignore_index=-1)  # another mark of "not counted"
+    metric.update(torch.tensor([[0, 1]]), torch.tensor([[-1, 1]]))
+    assert metric.matrix.sum() == 1

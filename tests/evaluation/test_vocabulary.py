@@ -1,4 +1,5 @@
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +117,14 @@ def test_every_shipped_vocabulary_is_whole() -> None:
         ids = set((vocabulary.label_ids or {}).values()) | {vocabulary.other_labels}
         assert set(range(vocabulary.num_classes)) <= ids, f"{name}: a class that no label value maps to"
         assert len({tuple(c) for c in vocabulary.palette.tolist()}) == vocabulary.num_classes
+
+
+def test_a_class_file_may_have_a_bom_blank_lines_and_comments(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_bytes(b"\xef\xbb\xbf# mine\r\ncat, kitten\r\n\r\n  # not: dog\r\nsky\r\n")
+    vocabulary = Vocabulary.named(str(file))
+    assert vocabulary.names == ("cat", "sky")
+    assert vocabulary.queries == (("cat", "kitten"), ("sky",))
+    file.write_text("# nothing else\n")
+    with pytest.raises(UserError, match="class list is empty"):
+        Vocabulary.named(str(file))

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import GroupViTConfig
 from transformers.models.groupvit.modeling_groupvit import GroupViTTokenAssign
 
+import cli
 from backbones.clip import CLIP
 from backbones.mae import MAE
 from common.errors import UserError
@@ -29,6 +30,7 @@ from methods.zeroseg.token_segmenter import majority_labels
 from methods.zeroseg.views import embed_views, grid_boxes
 from reporting.predictions import SavePredictions
 from tests.conftest import QUIET
+from tests.data import make_pictures
 
 ZeroSeg: Any = METHODS["ZeroSeg"]
 
@@ -506,3 +508,17 @@ def test_predict_shows_which_patch_belongs_to_which_token(tmp_path: Path) -> Non
     with Image.open(file) as shown:
         assert shown.size == (96, 64)
         assert len(np.unique(np.array(shown).reshape(-1, 3), axis=0)) > 10
+
+
+def test_images_that_do_not_fit_the_decoder_are_refused_before_their_views(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pictures(tmp_path / "in")
+    data = ["--data=UnlabeledImages", f"--data.images={tmp_path / 'in'}", "--data.size=96", "--data.train_batch_size=2"]
+    options = ["--data.num_workers=0", f"--trainer.default_root_dir={tmp_path}", f"--model.cache={tmp_path / 'views'}"]
+    model = ["--model=ZeroSeg", "--trainer.accelerator=cpu", "--trainer.max_steps=1"]
+    assert cli.main(["fit", *model, *data, *options, "--data.classes=cat; dog"]) == 2
+    assert "images are 96 x 96, but ZeroSeg's autoencoder of size 'embedded' is for 64 x 64. Set --data.size 64" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "views").exists()

@@ -2,8 +2,10 @@
 
 import base64
 import csv
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,20 @@ import commands.compare
 from common.errors import UserError
 from common.kept import Kept
 from reporting.comparison import Measuring
-from reporting.plan import read_plan
+from reporting.plan import Comparison, read_plan
 from reporting.result import Result
-from reporting.tables import ORACLE, columns
+from reporting.tables import ORACLE, columns, write_tables
 from tests import data as tiny
 
 OBJECTS = {"name": "objects", "data": "Shapes", "options": {"pictures": 4, "num_workers": 0}, "protocol": "shapes"}
+LIMIT = 1_000_000  # bytes: more than a result, less than a fit
+SCLIP: dict[str, Any] = {"name": "SCLIP", "config": "configs/training_free/sclip.yaml"}
 PLAN = {
     "title": "A tiny comparison",
     "pictures": 2,
     "seeds": [0, 1],
     "methods": [
-        {"name": "SCLIP", "config": "configs/training_free/sclip.yaml"},
+        SCLIP,
         {"name": "CLIP_50%", "config": "configs/training_free/sclip.yaml", "set": {"model.rule": "clip"}},
     ],
     "benchmarks": [OBJECTS],
@@ -241,8 +245,20 @@ def test_best_tied_and_oracle() -> None:
     [
         ({"methods": [{"name": "a", "config": "absent.yaml"}]}, "config 'absent.yaml' of method 'a' does not exist"),
         ({"methods": PLAN["methods"] * 2}, "names methods twice"),  # type: ignore[operator]
-        ({"benchmark": []}, "benchmark"),
+        ({"methodes": {}}, "unknown key in '{plan}': 'methodes'. Did you mean 'methods'"),
+        ({"methods": [{"name": "a", "confg": "x"}]}, "unknown key in methods[1] of '{plan}': 'confg'. Did you mean 'config'"),
+        ({"methods": []}, "'{plan}' names no methods; there is nothing to compare"),
+        ({"benchmarks": None}, "'{plan}' names no benchmarks"),
+        ({"methods": {"name": "a"}}, "methods of '{plan}' are no list"),
+        ({"methods": ["sclip"]}, "methods[1] of '{plan}' is 'sclip'; write 'key: value' lines"),
+        ({"benchmarks": [OBJECTS, OBJECTS]}, "names benchmarks twice: objects"),
+        ({"methods": [SCLIP | {"benchmarks": ["object"]}]}, "unknown benchmark of method 'SCLIP' 'object'. Did you mean"),
+        ({"methods": [SCLIP | {"benchmarks": []}]}, "method 'SCLIP' of '{plan}' has no seeds or no benchmarks"),
         ({"seeds": "many"}, "seeds"),
+        ({"seeds": [-1]}, "seeds of Comparison is -1; it must be a whole number from 0 up"),
+        ({"seeds": []}, "method 'SCLIP' of '{plan}' has no seeds"),
+        ({"pictures": -1}, "pictures of Comparison is -1"),
+        ({"benchmarks": [OBJECTS | {"options": {"pictures": 0}}]}, "pictures of Shapes is 0; it must be a whole number from 1"),
         ({"benchmarks": [OBJECTS | {"data": "Shapez"}]}, "unknown datamodule 'Shapez'"),
         ({"benchmarks": [OBJECTS | {"protocol": "shapez"}]}, "unknown protocol 'shapez'"),
     ],
@@ -250,7 +266,86 @@ def test_best_tied_and_oracle() -> None:
 def test_mistakes_in_the_plan(change: dict, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | change))
     assert cli.main(["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out")]) == 2
-    assert message in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message.replace("{plan}", str(tmp_path / "plan.yaml")) in lines[0]
+    assert not list((tmp_path / "out").glob("kept/*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"title: [1", "is no valid YAML in line 1, column 10"),
+        (b"title: !!python/object/apply:os.system ['touch evil']", "could not determine a constructor for the tag"),
+        (b"\xff\xfe\x00\x01", "is no YAML file: it holds bytes that are no text"),
+        (b"just words", "holds no options"),
+        (b"", "holds no options"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compare", "test"])
+def test_a_config_that_is_none(
+    command: str,
+    content: bytes,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("plan.yaml").write_bytes(content)
+    assert cli.main([command, "--config", "plan.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: 'plan.yaml' ")
+    assert message in line
+    assert not Path("evil").exists()
+
+
+def test_the_whole_plan_is_checked_before_its_first_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A probe of 13 outputs, the last row, cannot be asked the 12 classes of the last column."""
+    twelve = {"name": "twelve", "data": "Shapes", "protocol": "shapes", "options": {"vocabulary": "shapes12", "pictures": 4}}
+    probe = {"name": "probe", "config": "configs/oracle/linear_probe.yaml", "fit": True}
+    plan = PLAN | {"methods": [SCLIP, probe], "benchmarks": [OBJECTS, twelve]}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    assert cli.main(["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert "error: method 'probe' on benchmark 'twelve': LinearProbe has a closed head of 13 outputs" in printed.err
+    assert "mIoU" not in printed.out
+
+
+def test_a_full_disk_is_one_line_and_what_was_done_is_kept(tmp_path: Path) -> None:
+    """A limit on the size of a file fails where a full disk does."""
+    probe = {"name": "probe", "config": "configs/oracle/linear_probe.yaml", "fit": True, "seeds": [0]}
+    small = {"trainer.max_steps": 1, "data.train_pictures": 16, "data.train_batch_size": 4, "data.num_workers": 0}
+    plan = PLAN | {"methods": [SCLIP, probe | {"set": small | {"data.train_batch_size": 4}}]}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    options = ["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out")]
+    limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}))"
+    code = f"import resource, cli; {limit}; raise SystemExit(cli.main({options}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("warning:")]
+    assert done.returncode == 2
+    assert len(errors) == 1, done.stderr
+    assert f"error: cannot write '{tmp_path / 'out' / 'fits'}" in errors[0]
+    assert "Nothing was replaced" in errors[0]
+    assert len(list((tmp_path / "out" / "kept").glob("*.safetensors"))) == 1
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    """A formula, a cell border, a tag, and what LaTeX would run."""
+    names = ["=cmd|' /C calc'!A1", "a | b <script>", "\\input{/etc/passwd}^~_&"]
+    found = [replace(result("m", torch.randint(20, 70, (9,)), "a"), method=name, benchmark="new\nline") for name in names]
+    plan = Comparison("A title\n\\input{x}", [], [])
+    write_tables(found, plan, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["method"] for row in rows] == [f"'{names[0]}", *names[1:]]
+    assert rows[0]["miou"] == str(found[0].miou)  # numbers stay, negative ones too
+    markdown, tex = ((tmp_path / f"results.{kind}").read_text() for kind in ("md", "tex"))
+    cells = [re.split(r"(?<!\\)\|", line) for line in markdown.splitlines() if "calc" in line or "script" in line]
+    assert [len(row) for row in cells] == [9 - 1] * 2  # borders left and right of six cells
+    assert "a \\| b \\<script\\>" in markdown
+    assert "## new line" in markdown
+    assert "\\textbackslash{}input\\{/etc/passwd\\}\\textasciicircum{}\\textasciitilde{}\\_\\& & " in tex
+    assert tex.splitlines()[0].startswith("% A title \\input{x}. Bold")
 
 
 def test_a_config_and_its_folder_must_exist() -> None:

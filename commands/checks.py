@@ -1,0 +1,48 @@
+"""What is asked of Lightning's trainer, checked before it is made: names, and processes that the machine could not bear."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import common.compat  # noqa: F401  (must come before lightning)
+
+import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
+
+from common.errors import UserError, known
+
+PROCESSES_PER_CORE = 4
+
+
+def check_trainer(accelerator: Any, strategy: Any, devices: Any) -> None:
+    """Checks the values of these options of the trainer; objects and numbers that Lightning knows better are left to it.
+
+    Raises:
+        UserError: an unknown name, or far more processes than cores.
+    """
+    if isinstance(accelerator, str):
+        known("accelerator", accelerator, ["auto", "gpu", *AcceleratorRegistry.available_accelerators()])
+    if isinstance(strategy, str):
+        known("strategy", strategy, ["auto", *StrategyRegistry.available_strategies()])
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        check_processes(devices)
+
+
+def check_processes(devices: Any, cores: int | None = None) -> None:
+    """Of a run on the CPU, where each device is a process with a copy of everything.
+
+    Args:
+        devices: number of processes, also as a text; anything else is left to Lightning.
+        cores: of the machine; default: those that this process may use.
+
+    Raises:
+        UserError: more than :data:`PROCESSES_PER_CORE` of them on each core.
+    """
+    cores = cores or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores or os.cpu_count() or 1
+    if str(devices).isdigit() and int(devices) > PROCESSES_PER_CORE * cores:
+        raise UserError(
+            f"{devices} devices would be {devices} processes on {cores} CPU core{'s' if cores > 1 else ''}, each with its own "
+            f"copy of model and data. Ask for at most {PROCESSES_PER_CORE * cores}; more than {cores} gain nothing."
+        )

@@ -1,0 +1,70 @@
+"""Ctrl-C and SIGTERM end a command with one line and 130 or 143; a rank ends when the process that started it is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+GRACE = 5.0  # seconds in which a rank may find out by itself, and say more
+
+_at_once = True
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which then ends a run as Ctrl-C does."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Turns SIGTERM into :class:`Terminated` within the block. Signals belong to the main thread; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a loader process that was forked from this one
+            os._exit(128 + number)
+        if _at_once:
+            raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def let_a_step_end(wanted: bool) -> None:
+    """While a training that can be gone on with runs, SIGTERM is left to Lightning, which acts between two steps."""
+    global _at_once
+    _at_once = not wanted
+
+
+def stopped_by(error: BaseException) -> signal.Signals | None:
+    """The signal behind an error that ends a command; Lightning answers Ctrl-C by ``sys.exit(1)``."""
+    if isinstance(error, SystemExit):
+        error = error.__context__ or error
+    if isinstance(error, Terminated):
+        return signal.SIGTERM
+    return signal.SIGINT if isinstance(error, KeyboardInterrupt) else None
+
+
+def end_with_first() -> None:
+    """Ends another rank than the first soon after the process that started it is gone; alone it would wait for hours."""
+    first = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == first:
+            time.sleep(1)
+        time.sleep(GRACE)
+        print("error: another process of this run ended (the first). Go on with --ckpt_path last.", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        threading.Thread(target=watch, daemon=True).start()
