@@ -43,9 +43,6 @@ class OpenCLIPModel(DenseTower):
         revision: commit of the ``hf-hub`` repository; required there, so that a result names its weights.
         loaded: in the place of all these, a model that :func:`load_open_clip` has loaded.
 
-    Attributes:
-        pretrained: whether the weights were loaded, so that the same arguments bring them back.
-
     Raises:
         UserError: unknown model or tag, weights of another model, a tower that the class cannot read, no network.
     """

@@ -29,6 +29,7 @@ class DenseTower(nn.Module, ABC):
         name: its name in results.
         rules: attention rules that it follows, see :mod:`backbones.attention`.
         has_positions: whether it has position embeddings, which the protocol's ``position_resize`` is about.
+        pretrained: whether its weights were loaded, so that the same arguments bring them back.
         saw: labels that its training saw beyond captions; empty for none.
         scale: what cosines are multiplied with before a softmax over words (the exponential of CLIP's ``logit_scale``).
     """
@@ -36,6 +37,7 @@ class DenseTower(nn.Module, ABC):
     name: str
     rules: Collection[str] = (PLAIN,)
     has_positions: bool = False
+    pretrained: bool = True
     saw: str = ""
     scale: Tensor
 

@@ -18,7 +18,7 @@ from backbones.lite2 import FILE, Lite2
 from backbones.minilm import MiniLM
 from common.errors import UserError
 from common.kept import Kept
-from methods import TrainingFree
+from methods import TrainingFree, ZeroSeg
 from tests.conftest import SHARED, needs_shared
 
 VOC = SHARED / "real" / "VOCdevkit" / "VOC2012"
@@ -146,6 +146,16 @@ def test_what_the_tower_cannot_follow_is_refused(options: dict[str, Any], messag
 def test_results_say_what_the_tower_saw() -> None:
     assert TrainingFree(clip="packaged", rule="clip").sees_in_words == "nothing, its tower ImageNet's image labels"
     assert TrainingFree().sees_in_words == "nothing"
+
+
+def test_zeroseg_takes_it_as_its_teacher() -> None:
+    model = ZeroSeg(clip="packaged", grids=[1, 2])
+    assert model.sees_in_words == "unlabelled pictures, its tower ImageNet's image labels"
+    assert model.teacher.embed([torch.rand(3, 64, 64)]).shape == (1, 5, 384)
+    model.use_vocabulary("cat; dog")
+    assert model.segment(torch.rand(3, 64, 64)).labels.shape == (64, 64)
+    with pytest.raises(UserError, match="encoder_init teacher needs a ViT, which tower 'packaged' is not"):
+        ZeroSeg(clip="packaged", encoder_init="teacher")
 
 
 @needs_shared
