@@ -35,7 +35,7 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
   validate  score on the validation split
   report    tables and one page from any runs: zerolabel report runs/test-* results --output report
   prepare   check a downloaded data set: counts, missing and broken files, checksums; convert what is slow to read
-            zerolabel prepare voc|context|coco|ade --root DIR [--split val] [--vocabulary NAME]
+            zerolabel prepare voc|context|coco|ade|cityscapes --root DIR [--split val] [--vocabulary NAME]
   list      known methods, rules, datamodules, vocabularies, protocols
   completion bash|zsh|fish
             prints a script that completes all of this at the press of TAB

@@ -69,14 +69,17 @@ class CLIP(OpenCLIPModel):
 
         ``projection`` (D, C) takes the place of CLIP's own for the dense tokens (ICLIP's dual projections).
         """
-        chosen = rule_named(rule)
-        x, grid = self.embed_patches(images, position_resize)
-        x, stream = self._run(x, grid, chosen, keep_original=pooled)
+        whole, stream, grid = self.stream(images, rule, position_resize, pooled)
         patches = F.normalize(self.project(stream, projection)[:, 1:], dim=-1)
-        dense = patches.transpose(1, 2).unflatten(2, grid)
-        if not pooled:
-            return None, dense
-        return self.pool(x), dense
+        return whole, patches.transpose(1, 2).unflatten(2, grid)
+
+    def stream(
+        self, images: Tensor, rule: str, position_resize: str, pooled: bool = False
+    ) -> tuple[Tensor | None, Tensor, tuple[int, int]]:
+        """What :meth:`tokens` projects, (B, 1 + n, D) under the rule, between the image embedding and the grid."""
+        x, grid = self.embed_patches(images, position_resize)
+        x, stream = self._run(x, grid, rule_named(rule), keep_original=pooled)
+        return self.pool(x) if pooled else None, stream, grid
 
     def embed_image(self, images: Tensor, unit: bool = True) -> Tensor:
         """Image embeddings (B, C), unit-norm or as they are, of images (B, 3, H, W) in [0, 1]."""

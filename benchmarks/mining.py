@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
+from common.batch import IGNORED
 from evaluation import Vocabulary
 from methods import METHODS
-from methods.freeseg.mining import IGNORED, partial_label, partial_pixel
+from methods.freeseg.mining import partial_label, partial_pixel
 from methods.freeseg.similarity import itsm
 
 PICTURES, SIDE = 4, 224
@@ -28,7 +29,7 @@ PICTURES, SIDE = 4, 224
 def make() -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """Masks (B, H, W) by us and by the plain path."""
     torch.manual_seed(0)
-    model: Any = METHODS["FreeSeg"](clip="ViT-B-16", pretrained=None, masks=None)
+    model: Any = METHODS["FreeSeg"](clip="ViT-B-16", pretrained=None, masks=None, views=[{"short_side": SIDE}])
     vocabulary = Vocabulary.load("coco_stuff171")
     # the text tower would take minutes
     model.embed_words = lambda words: F.normalize(torch.randn(len(words), 512), dim=-1)
@@ -55,9 +56,9 @@ def make() -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
                 cosines = pooled @ model.text_QC.T
         maps = F.interpolate(itsm(total / 2), image.shape[2:], mode="bilinear", align_corners=False)[0]  # type: ignore[operator]
         probability = (cosines * model.backbone.clip.logit_scale.exp()).softmax(1)
-        words = partial_label(probability, model.mining)[0][0].nonzero()[:, 0]
-        chosen = partial_pixel(maps[words], model.mining)
-        return torch.cat([words, torch.tensor([len(maps), IGNORED])])[chosen].to(torch.uint8)[None]
+        present = partial_label(probability, model.mining)[0][0].nonzero()[:, 0]
+        chosen = partial_pixel(maps[present], model.mining)
+        return torch.cat([present, torch.tensor([IGNORED])])[chosen].to(torch.uint8)[None]
 
     return ours, plain
 

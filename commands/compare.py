@@ -85,6 +85,8 @@ def parse_plan(content: dict[str, Any]) -> Comparison:
 def load_checkpoint(model: Any, path: str) -> None:
     """Loads weights only; raises UserError for the checkpoint of another model."""
     try:
-        model.load_state_dict(read_checkpoint(path)["state_dict"])
+        checkpoint = read_checkpoint(path)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, KeyError) as error:
         raise UserError(f"checkpoint '{path}' is of another model: {' '.join(str(error).split())[:300]}") from error

@@ -14,7 +14,7 @@ from datamodules import DATAMODULES
 from datamodules.labelled import OriginalFiles
 from datamodules.prepare import prepare
 
-USAGE = """usage: zerolabel prepare voc|context|coco|ade --root DIR [options]
+USAGE = """usage: zerolabel prepare voc|context|coco|ade|cityscapes --root DIR [options]
 
 Checks a download (published checksums, number of pictures, missing and broken files, sizes, label values) and converts
 labels that are slow to read. It lists all faults at once and exits with 2 if there are any.

@@ -7,6 +7,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+IGNORED = 255  # the class id of a pixel that does not count
+
 
 class Item(TypedDict, total=False):
     """One picture: ``image`` (3, H, W) uint8 RGB; ``mask`` (H, W) uint8 train ids, benchmarks only."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 from common.errors import UserError
@@ -85,9 +85,10 @@ class Kept:
         if not path.is_file():
             return None
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata()
-                entry = Entry({name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["note"]))  # noqa: SIM118
+            data = path.read_bytes()  # at once: another process may replace the file, which safe_open opens twice
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            metadata = header["__metadata__"]
+            entry = Entry(load(data), json.loads(metadata["note"]))
             whole = metadata["digest"] == entry.digest(key)
         except Exception:  # whatever is wrong with a file of another time or program, the remedy is the same
             whole = False

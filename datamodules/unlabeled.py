@@ -19,7 +19,7 @@ from common.values import Count, Natural
 from datamodules.base import DataModule, TrainingData
 from datamodules.crops import Crop, cut, middle_square
 from datamodules.reading.shards import ShardedImages
-from datamodules.reading.sources import FolderImages, ImageSource, ListedImages
+from datamodules.reading.sources import FolderImages, ImageSource, ListedImages, RemainingImages
 from datamodules.sampling import TrainingLoader
 from evaluation.vocabulary import Vocabulary
 
@@ -34,6 +34,7 @@ class UnlabeledImages(TrainingData):
     Args:
         images: a folder, a list (``.txt``: a file per line, then a tab and the caption), an archive, or tar shards
             (``cc12m/{00000..01242}.tar``).
+        leave_out: a list (``.txt``) of pictures that are not trained on, such as those that are tested on: a name per line.
         size: side of the square that is cut out, in pixels.
         crop: ``centre`` (short side to ``size``, then the middle), ``random`` (a quarter to all of the area, mirrored half
             of the time) or ``none`` (whole pictures of any size, in lists).
@@ -53,6 +54,7 @@ class UnlabeledImages(TrainingData):
         self,
         images: str,
         size: Count = 224,
+        leave_out: str | None = None,
         crop: Crop = "centre",
         captions: bool = False,
         unreadable: Literal["stop", "skip"] = "stop",
@@ -65,13 +67,19 @@ class UnlabeledImages(TrainingData):
         vocabulary = Vocabulary.named(classes) if classes else scored_on.vocabulary if scored_on else None
         super().__init__(vocabulary, scored_on, num_workers=num_workers)
         self.images, self.size, self.crop, self.captions, self.unreadable = images, size, crop, captions, unreadable
+        self.leave_out = leave_out
         self.seed, self.train_batch_size = run_seed(seed), train_batch_size
 
     def training_content(self) -> str:
-        return joined([image_source(self.images).contents()])
+        return joined([self.source().contents()])
+
+    def source(self) -> ImageSource:
+        """The pictures that are trained on."""
+        every = image_source(self.images)
+        return every if self.leave_out is None else RemainingImages(every, self.leave_out)
 
     def train_dataloader(self) -> TrainingLoader:
-        source = image_source(self.images)
+        source = self.source()
         if len(source) < self.train_batch_size:
             raise UserError(f"'{self.images}' holds {len(source)} pictures, fewer than a batch of {self.train_batch_size}.")
         dataset = UnlabeledPictures(source, self)

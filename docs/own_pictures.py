@@ -147,7 +147,7 @@ def own_contrast(model: Segmenter, pictures: list[Tensor], maps: list[LabelMap])
     contrast = MeanScoreContrast()
     for windows, map_ in zip(model.score_images(pictures), maps, strict=True):
         size = (map_.labels.shape[0], map_.labels.shape[1])
-        words = torch.nn.functional.interpolate(windows.merge(slice(None))[None], size, mode="bilinear")[0]
+        words = windows.merge(slice(None), size)
         classes = [words[model.class_of_word == k].amax(0) for k in range(model.vocabulary.num_classes)]  # its best word
         contrast.update(torch.stack(classes), map_.labels)
     return float(contrast.compute())

@@ -35,7 +35,8 @@ class KeepScores(Callback):
         self.folder = None if folder is None else Path(folder)
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        pl_module.kept_scores = KeptScores(Kept("scores", self.folder), score_settings(pl_module), pl_module.protocol.windows)
+        store, windows = Kept("scores", self.folder), pl_module.inference.protocol.windows
+        pl_module.kept_scores = KeptScores(store, score_settings(pl_module), windows)
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         kept, pl_module.kept_scores = pl_module.kept_scores, None

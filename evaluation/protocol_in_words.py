@@ -28,16 +28,17 @@ def in_words(protocol: Protocol) -> list[str]:
 
 
 def windows_in_words(protocol: Protocol) -> str:
-    """Sizes and windows."""
+    """Sizes and windows; nothing of a protocol's where the method looks at images in its own way."""
     rules, scored = protocol.windows, "the whole image at once"
+    if "short_side" not in protocol.follows:
+        return "The method takes images in their own size and cuts its windows itself."
     if rules.crop is None and rules.upsampling == "twice":
         scored += ", its scores brought to the resized image and then to the original"
     if rules.crop is not None:
         scored = f"windows of {rules.crop} x {rules.crop} with stride {rules.stride}, scores averaged where they overlap"
-    return (
-        f"Images are resized to a short side of {rules.short_side} px (long side at most {rules.max_long_side}), "
-        f"bilinear{' with antialiasing' if rules.antialias else ''}, ratio kept; {scored}."
-    )
+    size = f"resized to a short side of {rules.short_side} px" if rules.short_side else "taken in their own size"
+    bilinear = f"bilinear{' with antialiasing' if rules.antialias else ''}"
+    return f"Images are {size} (long side at most {rules.max_long_side}), {bilinear}, ratio kept; {scored}."
 
 
 def prompt_in_words(protocol: Protocol) -> str:

@@ -88,7 +88,7 @@ class Windows(_Part):
     """Which parts of an image are scored, and at which size.
 
     Attributes:
-        short_side: pixels; the image is resized to it keeping its ratio (bilinear, cv2 style).
+        short_side: pixels; the image is resized to it keeping its ratio (bilinear, cv2 style); 0 for its own size.
         max_long_side: pixels; a longer side is shrunk to it instead.
         antialias: whether pixels are averaged where the image shrinks, which large photographs need and published evaluators do
             not do.
@@ -100,7 +100,7 @@ class Windows(_Part):
             of (h + 0.1) / h0 (SCLIP family), "bicubic" the size (GroupViT), "antialias" (GEM), "bilinear" (CLIP Surgery).
     """
 
-    short_side: int = _within(336, 1)
+    short_side: int = _within(336, 0)
     max_long_side: int = _within(2048, 1)
     antialias: bool = False
     crop: int | None = _within(224, 1)

@@ -6,7 +6,7 @@ Shapes: P images, N windows of one image, Q words asked, (h, w) a window's score
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,20 +47,24 @@ class WindowScores:
         chosen = self.scores[:, words].float()
         if self.direct:
             return _upsample(chosen, size)[0]
-        total = chosen.new_zeros(chosen.shape[1], *self.size)
-        visits = chosen.new_zeros(self.size)
         top, left, bottom, right = self.boxes[0]
-        upsampled = _upsample(chosen, (bottom - top, right - left))
-        for window, (top, left, bottom, right) in zip(upsampled, self.boxes, strict=True):
-            total[:, top:bottom, left:right] += window
-            visits[top:bottom, left:right] += 1
-        merged = total.div_(visits)
+        merged = overlaid(_upsample(chosen, (bottom - top, right - left)), self.boxes, self.size)
         return merged if self.size == size else _upsample(merged[None], size)[0]
 
 
+def overlaid(windows: Sequence[Tensor] | Tensor, boxes: list[Box], size: tuple[int, int]) -> Tensor:
+    """Mean (..., R, S) of windows (..., h, w), each as large as its box, where they overlap."""
+    total = windows[0].new_zeros(*windows[0].shape[:-2], *size)
+    visits = total.new_zeros(size)
+    for window, (top, left, bottom, right) in zip(windows, boxes, strict=True):
+        total[..., top:bottom, left:right] += window
+        visits[top:bottom, left:right] += 1
+    return total.div_(visits)
+
+
 def resized_side_lengths(height: int, width: int, rules: Windows) -> tuple[int, int]:
-    """The size at which an image is scored: short side as asked, unless the long side would pass its limit."""
-    scale = min(rules.short_side / min(height, width), rules.max_long_side / max(height, width))
+    """The size at which an image is scored: short side as asked or its own, unless the long side would pass its limit."""
+    scale = min((rules.short_side or min(height, width)) / min(height, width), rules.max_long_side / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 

@@ -44,14 +44,15 @@ class DenseCLIP(Segmenter):
         self.backbone = load_tower(clip, pretrained, revision)
         self.backbone.check_rule(rule)
         self.tower_saw = self.backbone.saw
+        self.pretrained_parts = ("backbone",) if self.backbone.pretrained else ()
         self.protocol = self._followed(None)  # again: which rules are followed depends on the tower
         self.text_QC: Tensor = torch.zeros(0, 0)
 
     def check_clip(self) -> None:
-        """For a method that trains parts of a CLIP itself. Raises UserError for any other tower."""
+        """For a method that reads or trains parts of a CLIP itself. Raises UserError for any other tower."""
         if not isinstance(self.backbone, CLIP):
             raise UserError(
-                f"{type(self).__name__} trains parts of a CLIP, which tower '{self.backbone.name}' is not. Name another."
+                f"{type(self).__name__} reads parts of a CLIP's ViT, which tower '{self.backbone.name}' is not. Name another."
             )
 
     def followed_rules(self) -> frozenset[str]:

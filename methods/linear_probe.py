@@ -44,6 +44,7 @@ class LinearProbe(Segmenter):
         super().__init__(**options)
         self.closed = num_classes
         self.backbone = CLIP(clip, pretrained, revision)
+        self.pretrained_parts = ("backbone",) if self.backbone.pretrained else ()
         self.head = nn.Conv2d(self.backbone.visual.transformer.width, num_classes, 1)
         self.learning_rate = learning_rate
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.images import ImageLike, as_images
 from common.randomness import run_seed
+from common.restorable import fill_in, leave_out
 from common.values import Count, check_values
 from evaluation.inference import Inference
 from evaluation.kept_scores import KeptScores
@@ -67,6 +68,7 @@ class Segmenter(EvaluationSteps, ABC):
         closed: number of outputs that training has fixed; None where any words can be asked.
         figure: PNG of what training learnt from, shown in reports; None where there is none to show.
         images_per_step: of the training, over all processes and accumulated batches.
+        pretrained_parts: submodules that the constructor loads from named weights; of them, checkpoints hold what is trained.
 
     Args:
         protocol: name of a preset; the benchmark's own values apply where the preset has some.
@@ -80,6 +82,8 @@ class Segmenter(EvaluationSteps, ABC):
     closed: int | None = None
     figure: bytes | None = None
     images_per_step: int = 1
+    pretrained_parts: tuple[str, ...] = ()
+    frozen_hash: str | None = None  # of the others of their weights, once a checkpoint has asked
 
     def __init__(
         self, protocol: str = "shapes", protocol_values: ProtocolValues | None = None, window_batch: Count = 64
@@ -286,3 +290,9 @@ class Segmenter(EvaluationSteps, ABC):
             raise UserError(f"a training batch of {type(self).__name__} holds a mask; no label may reach training.")
         place = [run_seed(), self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        fill_in(self, checkpoint)

@@ -23,11 +23,12 @@ from common.code import code_of
 from common.errors import UserError
 from common.files import read_yaml, shipped, writable_folder
 from common.kept import Kept, key_of
+from common.restorable import learnt_state, load_learnt
 from common.weights import weights_hash
 from reporting.contrast import ScoreContrast
 from reporting.page import write_label_maps, write_report
 from reporting.plan import BenchmarkEntry, Comparison, MethodEntry
-from reporting.recorder import Measure
+from reporting.recorder import Measure, save_exported
 from reporting.result import Result
 from reporting.tables import write_tables
 
@@ -102,7 +103,8 @@ class Measuring:
             data.prepare_data()
             self.content[name] = data.benchmark("test").content()
         for method in plan.methods:
-            self._check(method)
+            if method.after is None:
+                self._check(method)
 
     def _check(self, method: MethodEntry) -> None:
         """Makes the method as it will be made, and asks it every benchmark's words; no picture is scored.
@@ -134,6 +136,8 @@ class Measuring:
                     if method.fit:
                         words = [words_of.data, words_of.options] if words_of else []
                         training = self._train(model, fit_data, trainer, made_by | {"words": words})
+                        if writes() and method.name in {other.after for other in self.plan.methods}:
+                            save_exported(model, Path(trainer.default_root_dir))
                     for benchmark in benchmarks:
                         yield self._result(model, method, seed, benchmark, made_by, training)
 
@@ -189,7 +193,7 @@ class Measuring:
         entry = self.fits.read(key)
         if entry is not None:
             png = entry.tensors.pop(FIGURE, None)
-            model.load_state_dict(entry.tensors)
+            load_learnt(model, entry.tensors)
             figure = None if png is None else png.numpy().tobytes()
             return Training(entry.note["seconds"], self.devices, images_per_step, figure)
         print(f"training {type(model).__name__} ...", flush=True)
@@ -198,7 +202,7 @@ class Measuring:
         seconds = time.perf_counter() - started
         if writes():
             drawn = {} if model.figure is None else {FIGURE: torch.frombuffer(bytearray(model.figure), dtype=torch.uint8)}
-            self.fits.write(key, model.state_dict() | drawn, {"seconds": seconds})
+            self.fits.write(key, learnt_state(model) | drawn, {"seconds": seconds})
         return Training(seconds, self.devices, images_per_step, model.figure)
 
 

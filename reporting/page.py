@@ -20,7 +20,7 @@ from reporting.figures import draw_curves
 from reporting.plan import Comparison
 from reporting.result import Result
 from reporting.runs import Run
-from reporting.tables import columns, interval, value
+from reporting.tables import columns, interval, means, value
 
 PICTURE_WIDTH = 320  # pixels, about twice what the page shows
 
@@ -28,10 +28,12 @@ PICTURE_WIDTH = 320  # pixels, about twice what the page shows
 def write_report(results: list[Result], plan: Comparison, output: Path, runs: Sequence[Run] = ()) -> None:
     """Renders the template beside this file with everything embedded in it; ``runs`` adds their curves and commands."""
     jinja = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    jinja.filters.update(percent=lambda x: "–" if x != x else f"{100 * x:.1f}", value=value, interval=interval, heat=_heat)
+    jinja.filters.update(percent=_percent, value=value, interval=interval, heat=_heat)
+    shown = columns(results)
     page = jinja.get_template("page.html.j2").render(
         plan=plan,
-        columns=columns(results),
+        columns=shown,
+        means=means(shown) if plan.mean else {},
         figures=_figures(results),
         galleries=[_gallery(results, benchmark.name, plan.pictures) for benchmark in plan.benchmarks],
         row=results[0].row if results else None,
@@ -103,6 +105,10 @@ def _embed(pixels: NDArray[np.uint8]) -> str:
 
 def _data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.1f}"
 
 
 def _heat(iou: float) -> str:

@@ -19,7 +19,9 @@ class MethodEntry:
 
     ``fit_words`` trains it anew for every benchmark, on that benchmark's class names (``--data.scored_on``).
 
-    ``benchmarks`` names the columns of a method that cannot do all of them, ``seeds`` stands for the comparison's.
+    ``benchmarks`` names the columns of a method that cannot do all of them, ``seeds`` stands for the comparison's. ``after``
+    names an earlier row whose training leaves a file (``Segmenter.export``) in its ``trainer.default_root_dir`` that this one
+    is made of; it cannot be made, nor checked, before.
     """
 
     name: str
@@ -30,6 +32,7 @@ class MethodEntry:
     checkpoint: str | None = None
     benchmarks: list[str] | None = None
     seeds: list[Natural] | None = None
+    after: str | None = None
 
     def __post_init__(self) -> None:
         check_values(type(self), type(self), vars(self))
@@ -60,7 +63,7 @@ class Comparison:
     """The content of a ``configs/compare/*.yaml``.
 
     ``note`` is what a reader must know, printed under the title; ``contrast`` adds the mean score contrast of every method's
-    maps to the tables (:class:`reporting.contrast.MeanScoreContrast`).
+    maps to the tables (:class:`reporting.contrast.MeanScoreContrast`); ``mean`` a table of all benchmarks with their mean.
     """
 
     title: str
@@ -70,6 +73,7 @@ class Comparison:
     pictures: Natural = 4
     note: str = ""
     contrast: bool = False
+    mean: bool = False
     quotes: list[Quote] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -120,7 +124,11 @@ def _check_names(plan: Comparison, path: str) -> None:
     _once(path, "benchmarks", (benchmark.name for benchmark in plan.benchmarks))
     for benchmark in plan.benchmarks:
         Protocol.preset(benchmark.protocol)
-    for method in plan.methods:
+    for row, method in enumerate(plan.methods):
+        if method.after is not None:
+            known(
+                f"earlier row with fit for method '{method.name}'", method.after, [m.name for m in plan.methods[:row] if m.fit]
+            )
         if not Path(shipped(method.config)).is_file():
             raise UserError(f"config '{method.config}' of method '{method.name}' does not exist.")
         for name in method.benchmarks or []:

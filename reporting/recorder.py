@@ -120,9 +120,14 @@ class SaveTraining(Callback):
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         folder = run_folder(trainer)
         if folder and trainer.is_global_zero:
-            for name, exported in pl_module.export().items():
-                tensors = {key: value.detach().cpu().contiguous() for key, value in exported.tensors.items()}
-                save_tensors(folder / name, tensors, exported.texts)
+            save_exported(pl_module, folder)
+
+
+def save_exported(model: Any, folder: Path) -> None:
+    """Writes what a training leaves behind beside checkpoints (``Segmenter.export``)."""
+    for name, exported in model.export().items():
+        tensors = {key: value.detach().cpu().contiguous() for key, value in exported.tensors.items()}
+        save_tensors(folder / name, tensors, exported.texts)
 
 
 def run_folder(trainer: Any) -> Path | None:

@@ -140,6 +140,15 @@ Protocol {{ column.protocol }}, `{{ column.protocol_hash }}`.
 **Best of its column**; ≈ not significantly worse (paired jackknife over pictures, p > 0.05). Rows that see masks are \
 oracles, outside the ranking. mIoU in per cent.\
 {{ " Contrast: how much brighter a class's map is on the class than off it, in per cent." if plan.contrast }}
+{% if plan.mean %}
+## All benchmarks
+
+| method |{% for column in columns %} {{ column.benchmark|md }} |{% endfor %} mean |
+|---|{% for column in columns %}---|{% endfor %}---|
+{% for method, mean in means.items() -%}
+| {{ method|md }} |{% for column in columns %} {{ column.entry(method)|value }} |{% endfor %} {{ mean|percent }} |
+{% endfor -%}
+{% endif -%}
 {% if plan.quotes %}
 ## Published, as quoted (other models, pictures and protocols: not comparable with the measured numbers)
 
@@ -153,24 +162,37 @@ oracles, outside the ranking. mIoU in per cent.\
 
 _LATEX = """\
 % {{ plan.title|line }}. Bold: best; $\\approx$: not significantly worse (paired jackknife, p > 0.05); $\\dagger$: oracle.
-\\begin{tabular}{l{{ "r" * columns|length }}}
+\\begin{tabular}{l{{ "r" * columns|length }}{{ "r" if plan.mean }}}
 \\toprule
-method{% for column in columns %} & {{ column.benchmark|tex }}{% endfor %} \\\\
+method{% for column in columns %} & {{ column.benchmark|tex }}{% endfor %}{{ " & mean" if plan.mean }} \\\\
 \\midrule
-{% for method in methods -%}
-{{ method|tex }}{% for column in columns %} & {{ column.entry(method)|cell }}{% endfor %} \\\\
+{% for method, mean in means.items() -%}
+{{ method|tex }}{% for column in columns %} & {{ column.entry(method)|cell }}{% endfor %}\
+{{ " & " + mean|percent if plan.mean }} \\\\
 {% endfor -%}
 \\bottomrule
 \\end{tabular}
 """
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def means(shown: list[Column]) -> dict[str, float | None]:
+    """By method, the mean mIoU over all columns; None of a method that is missing in one."""
+    methods = dict.fromkeys(entry.method for column in shown for entry in column.entries)
+    of_all = {method: [column.entry(method) for column in shown] for method in methods}
+    return {
+        method: None if None in entries else sum(entry.miou for entry in entries if entry) / len(entries)
+        for method, entries in of_all.items()
+    }
 
 
-def value(entry: Entry) -> str:
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def value(entry: Entry | None) -> str:
     """``31.2`` or, over seeds, ``31.2 ± 0.4``."""
+    if entry is None:
+        return "–"
     return _percent(entry.miou) + (f" ± {100 * entry.spread:.1f}" if entry.spread is not None else "")
 
 
@@ -214,7 +236,6 @@ def environment() -> Environment:
 def write_tables(results: list[Result], plan: Comparison, output: Path) -> None:
     """``results.csv`` (a row per result), ``per_class.csv``, ``results.md`` and ``results.tex``."""
     shown = columns(results)
-    methods = list(dict.fromkeys(result.method for result in results))
     rows = [result.row for result in results]
     _write(output / "results.csv", _csv(rows, list(dict.fromkeys(key for row in rows for key in row))))
     per_class = [
@@ -224,8 +245,8 @@ def write_tables(results: list[Result], plan: Comparison, output: Path) -> None:
     ]
     _write(output / "per_class.csv", _csv(per_class, ["method", "benchmark", "seed", "class", "iou"]))
     jinja = environment()
-    _write(output / "results.md", jinja.from_string(_MARKDOWN).render(plan=plan, columns=shown))
-    _write(output / "results.tex", jinja.from_string(_LATEX).render(plan=plan, columns=shown, methods=methods))
+    for name, template in ("results.md", _MARKDOWN), ("results.tex", _LATEX):
+        _write(output / name, jinja.from_string(template).render(plan=plan, columns=shown, means=means(shown)))
 
 
 def _csv(rows: list[dict[str, Any]], fields: list[str]) -> str:

@@ -148,3 +148,49 @@ def walk(root: str) -> Iterator[str]:
         inside = os.path.relpath(folder, root)
         start = "" if inside == "." else f"{inside}/"
         yield from (start + name for name in files if name.lower().endswith(suffixes))
+
+
+def stem(name: str) -> str:
+    """A picture's name without folder, archive and suffix."""
+    return Path(name.rpartition(":")[2]).stem
+
+
+class RemainingImages(ImageSource):
+    """The pictures of a source that a list does not name.
+
+    Args:
+        source: all pictures.
+        path: the list, a name per line with or without folder and suffix, such as VOC's ``ImageSets/Segmentation/val.txt``.
+
+    Raises:
+        UserError: it names none of the pictures, or all of them.
+    """
+
+    def __init__(self, source: ImageSource, path: str) -> None:
+        named = {stem(line.split()[0]) for line in read_bytes(path).decode(errors="replace").splitlines() if line.strip()}
+        kept = [i for i in range(len(source)) if stem(source.name(i)) not in named]
+        if len(kept) in (0, len(source)):
+            raise UserError(f"list '{path}' names {'all' if not kept else 'none'} of the pictures in '{source.place}'.")
+        self.source, self.kept = source, np.array(kept)
+        if source.shards is not None:
+            ends = np.searchsorted(self.kept, source.shards.cumsum())
+            self.shards = np.diff(ends, prepend=0)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def name(self, index: int) -> str:
+        return self.source.name(int(self.kept[index]))
+
+    def read(self, index: int) -> bytes:
+        return self.source.read(int(self.kept[index]))
+
+    def stamp(self, index: int) -> Stamp:
+        return self.source.stamp(int(self.kept[index]))
+
+    @property
+    def place(self) -> str:
+        return self.source.place
+
+    def caption(self, index: int) -> str:
+        return self.source.caption(int(self.kept[index]))

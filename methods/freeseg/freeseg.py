@@ -4,8 +4,10 @@
 2. Mining: image-level scores say which classes are present (partial label), the map which pixels are sure (partial pixel).
 3. Training: cross-entropy over the labelled pixels and the classes that the picture says something about.
 
-The paper's body and code were never published. The parts bear the abstract's names; how they work is INFERRED throughout, with
-the alternatives in config, and no absolute number of the paper is known. Shapes: B pictures, Q words, C embedding.
+The paper's body is public (OpenReview, arXiv) but was not available where this was written, and no code is: the parts bear the
+abstract's names; how they work is INFERRED throughout, with the alternatives in config, and no absolute number of the paper is
+quoted. Classes compete and not words, in mining and in the loss: one that is asked by several words has its best word's value.
+Shapes: B pictures, Q words, K classes, C embedding.
 """
 
 from __future__ import annotations
@@ -15,83 +17,73 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from backbones.attention import RuleName
-from backbones.clip import CLIP
 from backbones.segformer import SegFormer
-from common.batch import to_unit
+from common.batch import IGNORED, to_unit
 from common.code import code_of
+from common.distributed import gathered
 from common.errors import UserError, known
 from common.randomness import run_seed
+from common.values import Amount, Natural
 from common.weights import state_hash
-from methods.dense_clip import DenseCLIP
 from methods.freeseg.mined_masks import MaskStatistics, decode, encode, statistics_of
-from methods.freeseg.mining import IGNORED, MiningRules, PartialMask, mine
+from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine
 from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy
 from methods.freeseg.preview import MinedPicture, mining_preview
-from methods.freeseg.similarity import SimilarityMaker, itsm, signed
+from methods.freeseg.similarity import SimilarityMaker, best_of_class, itsm, signed
+from methods.freeseg.similarity_map import SimilarityCLIP
 from methods.optim import adamw, warmup_cosine, with_step_schedule
 from methods.per_image import PerImage, StillImages
 from methods.supervision import Supervision
 
 
-class FreeSeg(DenseCLIP):
+class FreeSeg(SimilarityCLIP):
     """See the module.
 
     Args:
         mining: rules of the partial label and the partial pixel, see :class:`methods.freeseg.mining.MiningRules`.
-        scales: sizes of the picture that the map is averaged over, mirrored ones included.
-        iclip: projection that :class:`methods.ICLIP` wrote; null for CLIP's own.
         masks: folder of the mined masks; ``auto`` for the cache, null to mine at every step.
         network: ``segformer_embedded`` or ``segformer_b0``.
         network_weights: of its encoder, ``nvidia/mit-b0`` or a folder.
         network_revision: commit of its repository.
         closed_outputs: 0 for an open head, which compares pixel embeddings with the words, so that others can be asked at test
-            time; the number of words (and one for mined background) for a closed one.
+            time; the number of classes (the background among them where it is asked or mined) for a closed one.
         guard: against wrong masks, once the mean loss is below ``guard_at``: ``clamp`` pixel losses at it ("pretended
             under-fitting"), so that the worst pixels give no gradient, ``drop`` them, or ``none``.
         guard_at: a loss in nats.
         augment: crop half to all of the area at random and mirror half of the pictures, each with its mask.
         learning_rate: of AdamW, then half a cosine to 0.
         weight_decay: of AdamW, on matrices only.
-        rule: attention rule of the map: ``maskclip``, ``surgery``, ``clip`` ...
-        options: as of :class:`methods.dense_clip.DenseCLIP`.
+        options: as of :class:`methods.freeseg.similarity_map.SimilarityCLIP`.
     """
 
     sees = Supervision.PICTURES
     scores = "logit"
-    backbone: CLIP
 
     def __init__(
         self,
         mining: dict[str, Any] | None = None,
-        scales: list[float] | None = None,
-        iclip: str | None = None,
         masks: str | None = "auto",
         network: Literal["segformer_embedded", "segformer_b0"] = "segformer_embedded",
         network_weights: str | None = None,
         network_revision: str | None = None,
-        closed_outputs: int = 0,
+        closed_outputs: Natural = 0,
         guard: Guard = "none",
-        guard_at: float = 0.5,
+        guard_at: Amount = 0.5,
         augment: bool = True,
-        learning_rate: float = 6e-5,
-        weight_decay: float = 0.01,
-        rule: RuleName = "maskclip",
+        learning_rate: Amount = 6e-5,
+        weight_decay: Amount = 0.01,
         **options: Any,
     ) -> None:
-        super().__init__(rule=rule, **options)
-        self.check_clip()
+        super().__init__(**options)
         for key in mining or {}:
             known("mining rule", key, asdict(MiningRules()))
-        self.mining, self.scales = MiningRules(**(mining or {})), scales or [1.0]
+        self.mining = MiningRules(**(mining or {}))
         self.guard, self.guard_at, self.seed = guard, guard_at, run_seed()
         self.masks, self.augment, self.network_name = masks, augment, network
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.register_buffer("projection", None if iclip is None else _projection(iclip))
-        self.sees = Supervision.PICTURES if iclip is None else Supervision.CAPTIONS  # which ICLIP has seen
+        self.sees = self.map_sees if self.map_sees is Supervision.CAPTIONS else Supervision.PICTURES
         channels = int(self.backbone.visual.output_dim)
         self.closed = closed_outputs or None
         self.network = SegFormer(network, closed_outputs or channels, network_weights, network_revision)
@@ -100,21 +92,20 @@ class FreeSeg(DenseCLIP):
             if self.mining.background is not None:
                 self.background = nn.Parameter(torch.randn(1, channels) * channels**-0.5)
         self.mined: PerImage | None = None
-
-    projection: Tensor | None
+        self.found = torch.zeros(IGNORED + 1, dtype=torch.bool)  # classes that any mask so far holds, by train id
 
     # What is asked -----------------------------------------------------------------------------------------------
 
     def embed_vocabulary(self, words: list[str]) -> None:
-        """Text embeddings of the words and, where background is mined, a learnt one after them."""
+        """Text embeddings of the words and, where background is mined, a learnt one after them; a closed head's classes."""
         super().embed_vocabulary(words)
         if self.mines_background:
             background = torch.tensor([self.vocabulary.background], device=self.device)
             self.class_of_word = torch.cat([self.class_of_word, background])
-
-    def followed_rules(self) -> frozenset[str]:
-        """The network has no position embeddings."""
-        return super().followed_rules() - {"position_resize"}
+        if self.closed:
+            self.class_of_word = self.class_of_word.unique()
+        elif self.mining.background is not None:
+            self.background.requires_grad_(self.mines_background)  # DDP waits for what is trained
 
     @property
     def mines_background(self) -> bool:
@@ -136,35 +127,37 @@ class FreeSeg(DenseCLIP):
 
     # Mining ------------------------------------------------------------------------------------------------------
 
-    @property
-    def similarity(self) -> SimilarityMaker:
-        """Images -> image-level cosines (B, Q) and the map's (B, Q, h, w)."""
-        return SimilarityMaker(self.backbone, self.text_QC, self.rule_name, tuple(self.scales), self.projection)
-
     def mine(self, images: Tensor) -> list[PartialMask]:
-        """Masks of images (B, 3, H, W), uint8 or in [0, 1], by the words that are asked."""
-        images = to_unit(images.to(self.device))
-        cosines, similarity = self.similarity(images)
-        probability = (cosines * self.backbone.clip.logit_scale.exp()).softmax(1)
-        return mine(similarity, probability, images, self.mining)
+        """Masks of images (B, 3, H, W), uint8 or in [0, 1], by the classes that are asked."""
+        maker, classes = self.similarity, self.class_of_text.unique()
+        background = self.vocabulary.background if self.mines_background else None
+        mined = []
+        for some in images.split(maker.at_once(*images.shape[2:])):
+            some = to_unit(some.to(self.device))
+            cosines, similarity = maker(some)
+            probability = image_level(cosines, self.backbone.clip.logit_scale.exp(), self.mining)
+            mined += mine(similarity, probability, some, self.mining, classes, background)
+        return mined
 
     def prepare_fit(self, images: StillImages, workers: int) -> None:
         """Mines the masks of all training images, where they are kept."""
         if self.masks is None:
             return
-        projection = {} if self.projection is None else {"projection": self.projection}
+        of_map = {"logit_scale": self.backbone.clip.logit_scale}
+        of_map |= {} if self.projection is None else {"projection": self.projection}
         settings = {
-            "words": self.words,
-            "clip": state_hash(self.backbone.visual.state_dict() | projection),
+            "words": [self.words, self.class_of_text.tolist()],
+            "clip": state_hash(self.backbone.visual.state_dict() | of_map),
             "text": state_hash({"text": self.text_QC}),
-            "map": {"rule": self.rule_name, "scales": self.scales},
-            "rules": asdict(self.mining),
+            "map": {"rule": self.rule_name, "views": [asdict(view) for view in self.views]},
+            "rules": asdict(self.mining) | {"background of": self.vocabulary.background},
             "code": code_of(SimilarityMaker, mine),
         }
         masks = PerImage("masks", self.masks, settings, images, "--model.masks")
         if masks.fill(lambda some: [encode(mask) for mask in self.mine(torch.stack([*some]))], workers):
             self.mined = masks
-            self._report(statistics_of(masks, self.words))
+            classes = self.class_of_word.unique().tolist()
+            self._report(statistics_of(masks, {train_id: self.vocabulary.names[train_id] for train_id in classes}))
         self.figure = self._preview(images)
 
     def _report(self, found: MaskStatistics) -> None:
@@ -174,22 +167,23 @@ class FreeSeg(DenseCLIP):
             UserError: nothing.
         """
         if self.trainer.is_global_zero:
-            missed = f"; never found: {', '.join(found.never_found)}" if found.never_found else ""
+            missed = f"; never found, and not trained: {', '.join(found.never_found)}" if found.never_found else ""
             print(f"mined masks: {found.labelled_share:.0%} of the pixels labelled{missed}", flush=True)
         if found.labelled_share == 0:
             raise UserError(f"no pixel of any picture was labelled with {self.mining}. Lower foreground, margin or positive.")
 
     def _preview(self, images: StillImages, count: int = 6) -> bytes:
         """A figure of the first images, the maps of their classes and their masks."""
-        rows = []
+        rows, classes = [], self.class_of_text.unique().tolist()
         for index in range(min(count, len(images))):
             image = images[0, index]["image"]
             _, similarity = self.similarity(image[None].to(self.device) / 255)
             maps = signed(itsm(similarity), self.mining.sign)[0].float().cpu().numpy()
             (mined,) = self.mine(image[None])
-            named = {self.words[q]: maps[q] for q in mined.labels.unique().tolist() if q < len(self.words)}
+            present = set(mined.labels.unique().tolist())
+            named = {self.vocabulary.names[k]: of_class for k, of_class in zip(classes, maps, strict=True) if k in present}
             rows.append(MinedPicture(image.permute(1, 2, 0).numpy(), named, mined.labels.cpu().numpy()))
-        return mining_preview(rows, self.vocabulary.palette[self.class_of_word.cpu().numpy()])
+        return mining_preview(rows, self.vocabulary.palette)
 
     # Training ----------------------------------------------------------------------------------------------------
 
@@ -197,14 +191,31 @@ class FreeSeg(DenseCLIP):
         images = batch["image"]
         mined = self.mine(images) if self.mined is None else self._kept(self.mined, batch["index"].tolist(), images)
         labels = torch.stack([one.labels for one in mined]).to(self.device)
-        active = torch.stack([one.active for one in mined]).to(self.device)
+        active = torch.stack([one.active for one in mined]).to(self.device) & self._found_with(labels)
         if self.augment:
             images, labels = augmented(images, labels, [(self.seed, self.global_step, i) for i in batch["index"].tolist()])
-        logits = F.interpolate(self(images).float(), labels.shape[1:], mode="bilinear", align_corners=False)
-        loss = partial_cross_entropy(logits, labels, active, self.mining.min_labelled_share, self.guard, self.guard_at)
+        logits, classes = best_of_class(self(images).float(), self.class_of_word), self.class_of_word.unique()
+        position = torch.full((IGNORED + 1,), IGNORED, device=self.device)
+        position[classes] = torch.arange(len(classes), device=self.device)
+        known_of = (position[labels.long()], active[:, classes])
+        loss = partial_cross_entropy(logits, *known_of, self.mining.min_labelled_share, self.guard, self.guard_at)
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/labelled", (labels != IGNORED).float().mean())
         return loss
+
+    def _found_with(self, labels: Tensor) -> Tensor:
+        """(256,) bool, the classes that any mask has shown so far: without one, a class would only be unlearnt."""
+        here = (torch.bincount(labels.flatten(), minlength=IGNORED + 1) > 0).cpu()
+        self.found |= torch.stack(gathered([here])).any(0)
+        return self.found.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["found"] = self.found.clone()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.found = checkpoint.get("found", self.found).clone()
 
     def _kept(self, masks: PerImage, indices: list[int], images: Tensor) -> list[PartialMask]:
         contents = masks.read(indices, lambda missing: [encode(mask) for mask in self.mine(images[missing])])
@@ -214,10 +225,3 @@ class FreeSeg(DenseCLIP):
         total = int(self.trainer.estimated_stepping_batches)
         optimizer = adamw(self, self.learning_rate, self.weight_decay, (0.9, 0.999))
         return with_step_schedule(optimizer, lambda step: warmup_cosine(step, 50, total))
-
-
-def _projection(file: str) -> Tensor:
-    try:
-        return load_file(file)["projection"]
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"'{file}' is no projection that ICLIP wrote: {error}") from error

@@ -1,9 +1,9 @@
-"""Mined masks as they are kept: an index PNG for every picture, which also says which words it tells something about."""
+"""Mined masks as they are kept: an index PNG for every picture, which also says which classes it tells something about."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
+from common.batch import IGNORED
 from common.distributed import gathered, rank_and_world
 from common.kept import Kept, key_of
 from common.records import joined
-from methods.freeseg.mining import IGNORED, PartialMask
+from methods.freeseg.mining import PartialMask
 from methods.per_image import PerImage
 
-ACTIVE = "active words"  # a text in the PNG
+ACTIVE = "active classes"  # a text in the PNG
 
 
 def encode(mask: PartialMask) -> bytes:
-    """A PNG whose values are words."""
+    """A PNG whose values are train ids, 255 where nothing is known."""
     note = PngImagePlugin.PngInfo()
-    note.add_text(ACTIVE, "".join("1" if word else "0" for word in mask.active.tolist()))
+    note.add_text(ACTIVE, " ".join(map(str, mask.active.nonzero()[:, 0].tolist())))
     file = io.BytesIO()
     Image.fromarray(mask.labels.cpu().numpy()).save(file, format="PNG", pnginfo=note)
     return file.getvalue()
@@ -32,8 +33,9 @@ def encode(mask: PartialMask) -> bytes:
 def decode(content: bytes) -> PartialMask:
     """What :func:`encode` made a PNG of."""
     with Image.open(io.BytesIO(content)) as image:
-        active = [digit == "1" for digit in image.info[ACTIVE]]
-        return PartialMask(torch.from_numpy(np.array(image)), torch.tensor(active))
+        active = torch.zeros(IGNORED + 1, dtype=torch.bool)
+        active[[int(number) for number in image.info[ACTIVE].split()]] = True
+        return PartialMask(torch.from_numpy(np.array(image)), active)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class MaskStatistics:
     Attributes:
         labelled_share: of the pixels, mean over pictures.
         empty: pictures without any label.
-        pixels: labelled pixels by word.
+        pixels: labelled pixels by class.
     """
 
     labelled_share: float
@@ -52,20 +54,25 @@ class MaskStatistics:
 
     @property
     def never_found(self) -> list[str]:
-        return [word for word, count in self.pixels.items() if not count]
+        return [name for name, count in self.pixels.items() if not count]
 
 
-def statistics_of(masks: PerImage, words: Sequence[str]) -> MaskStatistics:
-    """Counted once, shared among the processes, and kept."""
+def statistics_of(masks: PerImage, names: Mapping[int, str]) -> MaskStatistics:
+    """Of the classes with these train ids; counted once, shared among the processes, and kept."""
     store = Kept("mask-statistics")
-    key = key_of(masks=masks.key, pictures=joined([masks.records.pictures]))
+    key = key_of(masks=masks.key, pictures=joined([masks.records.pictures]), names=[*names.items()])
     entry = store.read(key)
     if entry is not None and set(entry.note) == {field.name for field in fields(MaskStatistics)}:
         return MaskStatistics(**entry.note)
     rank, world = rank_and_world()
-    own = range(rank, len(masks.records.pictures), world)
-    counts = [np.bincount(_labels(masks, index), minlength=256) for index in own]
-    found = _summed(gathered(counts), words)
+    shares, total = [], np.zeros(IGNORED + 1, np.int64)
+    for index in range(rank, len(masks.records.pictures), world):
+        count = np.bincount(_labels(masks, index), minlength=IGNORED + 1)
+        shares.append(1 - int(count[IGNORED]) / int(count.sum()))
+        total += count
+    shares, total = gathered(shares), np.sum(gathered([total]), axis=0)
+    pixels = {name: int(total[train_id]) for train_id, name in names.items()}
+    found = MaskStatistics(float(np.mean(shares)), sum(share == 0 for share in shares), pixels)
     if rank == 0:
         store.write(key, {}, asdict(found))
     return found
@@ -74,10 +81,3 @@ def statistics_of(masks: PerImage, words: Sequence[str]) -> MaskStatistics:
 def _labels(masks: PerImage, index: int) -> Any:
     content = masks.records[index]
     return np.full(1, IGNORED) if content is None else decode(content).labels.numpy().ravel()
-
-
-def _summed(counts: list[np.ndarray], words: Sequence[str]) -> MaskStatistics:
-    shares = [1 - int(count[IGNORED]) / int(count.sum()) for count in counts]
-    total = np.sum(counts, axis=0)
-    pixels = {word: int(total[i]) for i, word in enumerate(words)}
-    return MaskStatistics(float(np.mean(shares)), sum(share == 0 for share in shares), pixels)

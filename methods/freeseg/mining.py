@@ -1,37 +1,46 @@
 """Masks mined from similarity maps: which classes are in a picture (partial label), which pixels are sure (partial pixel).
 
-FreeSeg's abstract names the two strategies and says no more; the rules are INFERRED, after the group's published weakly
-supervised code. Nothing here opens a mask. Shapes: B pictures, Q words, (h, w) patches, (H, W) pixels, P positives at most.
+FreeSeg's abstract names the two strategies and says no more; its body was not available, so the rules are INFERRED, after the
+group's published weakly supervised code. Nothing here opens a mask. Shapes: B pictures, N crops, K asked classes, (h, w)
+patches, (H, W) pixels, P positives at most.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.batch import IGNORED
 from common.errors import UserError, known
 from evaluation.refine import Pamr
 from methods.freeseg.similarity import Sign, itsm, signed
 
-IGNORED = 255
 PAMR_DILATIONS = (1, 2)  # pixels
+
+Seen = Literal["picture", "crops"]
 
 
 @dataclass(frozen=True)
 class MiningRules:
     """When a class counts as present and a pixel as sure.
 
+    ``positive`` and ``negative`` are shares of chance, 1 / K, since a softmax over 171 classes leaves the third class of a
+    picture far less than one over 16. The numbers are those of the embedded world; on photographs none were tried.
+
     Attributes:
-        positive: image-level probability from which a class is present (at least the best one is).
-        negative: probability up to which it is absent; between the two nothing is said of it.
+        positive: image-level probability, in multiples of 1 / K, from which a class is present (at least the best one is).
+        negative: probability, likewise, up to which it is absent; between the two nothing is said of it.
+        seen_in: the probability is that of the whole ``picture``, or the highest among all ``crops`` that the views cut.
         max_classes: most classes present.
         foreground: value of a class's map from which a pixel is of the class.
         background: value of the best map up to which a pixel is background; None where the classes cover everything.
         margin: lead over the second best present class that a pixel needs.
+        small_things: where maps of several classes pass ``foreground``, each is divided by how much of the picture its class
+            takes, relative to the smallest, before they are compared (PMM, which favours small things).
         quantiles: the ``foreground`` share of highest and ``background`` share of lowest values, instead of fixed values.
         partial_label: off, all classes are present.
         partial_pixel: off, every pixel takes its best present class.
@@ -42,12 +51,14 @@ class MiningRules:
         pamr: iterations of dense refinement along the picture's edges; 0 for none.
     """
 
-    positive: float = 0.1
-    negative: float = 0.02
-    max_classes: int = 5
-    foreground: float = 0.6
+    positive: float = 0.16
+    negative: float = 0.032
+    seen_in: Seen = "picture"
+    max_classes: int = 7
+    foreground: float = 0.7
     background: float | None = None
-    margin: float = 0.1
+    margin: float = 0.3
+    small_things: bool = False
     quantiles: bool = False
     partial_label: bool = True
     partial_pixel: bool = True
@@ -59,73 +70,109 @@ class MiningRules:
 
     def __post_init__(self) -> None:
         known("sign of the similarity map", self.sign, get_args(Sign))
-        if not 0 <= self.negative <= self.positive <= 1:
-            raise UserError(f"mining: 0 <= negative {self.negative} <= positive {self.positive} <= 1 must hold.")
+        known("place where mining's classes are seen", self.seen_in, get_args(Seen))
+        if not 0 <= self.negative <= self.positive:
+            raise UserError(f"mining: 0 <= negative {self.negative} <= positive {self.positive} must hold.")
 
 
 @dataclass(frozen=True)
 class PartialMask:
-    """``labels`` (H, W) uint8: word, Q for background, 255 for unsure; ``active`` (Q,) bool: words known present or absent."""
+    """What is known of a picture, in train ids.
+
+    ``labels`` (H, W) uint8: the class, the background's where it is mined, 255 for unsure; ``active`` (256,) bool: classes
+    known to be present or absent.
+    """
 
     labels: Tensor
     active: Tensor
 
 
-def partial_label(probability_BQ: Tensor, rules: MiningRules) -> tuple[Tensor, Tensor]:
-    """(B, Q) bool of the words that are present, and of those that are surely absent."""
+def image_level(cosines_BNK: Tensor, scale: Tensor | float, rules: MiningRules) -> Tensor:
+    """(B, K) probabilities of classes from cosines of the whole picture, the first crop, and of the others."""
+    crops = cosines_BNK[:, :1] if rules.seen_in == "picture" else cosines_BNK
+    return (scale * crops).softmax(2).amax(1)
+
+
+def partial_label(probability_BK: Tensor, rules: MiningRules) -> tuple[Tensor, Tensor]:
+    """(B, K) bool of the classes that are present, and of those that are surely absent."""
     if not rules.partial_label:
-        return torch.ones_like(probability_BQ, dtype=torch.bool), torch.zeros_like(probability_BQ, dtype=torch.bool)
-    best = probability_BQ.topk(min(rules.max_classes, probability_BQ.shape[1])).indices
-    among = torch.zeros_like(probability_BQ, dtype=torch.bool).scatter_(1, best, True)
-    present = among & (probability_BQ >= rules.positive)
+        return torch.ones_like(probability_BK, dtype=torch.bool), torch.zeros_like(probability_BK, dtype=torch.bool)
+    relative = probability_BK * probability_BK.shape[1]
+    best = relative.topk(min(rules.max_classes, relative.shape[1])).indices
+    among = torch.zeros_like(relative, dtype=torch.bool).scatter_(1, best, True)
+    present = among & (relative >= rules.positive)
     present.scatter_(1, best[:, :1], True)
-    return present, (probability_BQ <= rules.negative) & ~present
+    return present, (relative <= rules.negative) & ~present
 
 
-def mine(similarity_BQhw: Tensor, probability_BQ: Tensor, images: Tensor, rules: MiningRules) -> list[PartialMask]:
-    """Labels of pictures (B, 3, H, W) in [0, 1] from cosines and image-level probabilities of all words."""
-    maps = signed(itsm(similarity_BQhw), rules.sign) if rules.itsm else similarity_BQhw
+def mine(
+    similarity_BKhw: Tensor,
+    probability_BK: Tensor,
+    images: Tensor,
+    rules: MiningRules,
+    classes: Tensor,
+    background: int | None = None,
+) -> list[PartialMask]:
+    """What is known of pictures (B, 3, H, W) in [0, 1].
+
+    Args:
+        similarity_BKhw: cosines of patches and classes.
+        probability_BK: image-level probabilities of the classes.
+        images: the pictures, along whose edges ``rules.pamr`` refines.
+        rules: see there.
+        classes: (K,) train ids.
+        background: train id of what ``rules.background`` finds; None without such a class.
+    """
+    maps = signed(itsm(similarity_BKhw), rules.sign) if rules.itsm else similarity_BKhw
     if rules.smooth:
         maps = smoothed(maps)
-    present, absent = partial_label(probability_BQ, rules)
+    present, absent = partial_label(probability_BK, rules)
+    ids = torch.tensor([IGNORED if background is None else background, IGNORED], device=classes.device)
     mined = []
     for i, image in enumerate(images):
-        words = present[i].nonzero()[:, 0]
-        few = F.interpolate(maps[i, words][None], image.shape[1:], mode="bilinear", align_corners=False)[0]
+        found = present[i].nonzero()[:, 0]
+        few = F.interpolate(maps[i, found][None], image.shape[1:], mode="bilinear", align_corners=False)[0]
         if rules.pamr:
             few = Pamr(image, PAMR_DILATIONS, rules.pamr)(few)
-        chosen = partial_pixel(few, rules)
-        background = torch.tensor([maps.shape[1], IGNORED], device=words.device)
-        labels = torch.cat([words, background])[chosen]
-        mined.append(PartialMask(labels.to(torch.uint8), present[i] | absent[i]))
+        labels = torch.cat([classes[found], ids])[partial_pixel(few, rules, background is not None)]
+        active = torch.zeros(IGNORED + 1, dtype=torch.bool, device=classes.device)
+        active[classes[present[i] | absent[i]]] = True
+        if background is not None and rules.background is not None:
+            active[background] = True
+        mined.append(PartialMask(labels.to(torch.uint8), active))
     return mined
 
 
-def partial_pixel(maps_PHW: Tensor, rules: MiningRules) -> Tensor:
-    """(H, W) position of the pixel's word among the P present ones, P for background, -1 for unsure."""
-    best, chosen = maps_PHW.max(0)
+def partial_pixel(maps_PHW: Tensor, rules: MiningRules, has_background: bool = True) -> Tensor:
+    """(H, W) position of the pixel's class among the P present ones, P for background, -1 for unsure."""
+    highest, chosen = maps_PHW.max(0)
     if not rules.partial_pixel:
         return chosen
-    foreground, background = rules.foreground, rules.background
+    foreground, background = rules.foreground, rules.background if has_background else None
     if rules.quantiles:
-        foreground = float(best.quantile(1 - rules.foreground))
-        background = None if background is None else float(best.quantile(background))
-    sure = best >= foreground
+        foreground = float(highest.quantile(1 - rules.foreground))
+        background = None if background is None else float(highest.quantile(background))
+    compared = by_size(maps_PHW, foreground) if rules.small_things else maps_PHW
+    lead, chosen = compared.max(0)
+    sure = highest >= foreground
     if len(maps_PHW) > 1:
-        sizes = 1 + (maps_PHW * (maps_PHW >= foreground)).sum((1, 2))
-        overlap = (maps_PHW >= foreground).sum(0) > 1
-        weighed, of_small = (maps_PHW / sizes[:, None, None]).masked_fill(maps_PHW < foreground, -1).max(0)
-        chosen = torch.where(overlap & (weighed > 0) & (background is not None), of_small, chosen)  # PMM: favours small things
-        second = maps_PHW.topk(2, 0).values[1]
-        sure &= best - second >= rules.margin
+        sure &= lead - compared.topk(2, 0).values[1] >= rules.margin
     chosen = chosen.masked_fill(~sure, -1)
-    return chosen if background is None else chosen.masked_fill(best <= background, len(maps_PHW))
+    return chosen if background is None else chosen.masked_fill(highest <= background, len(maps_PHW))
 
 
-def smoothed(maps_BQhw: Tensor) -> Tensor:
+def by_size(maps_PHW: Tensor, foreground: float) -> Tensor:
+    """Maps that are, where several are foreground, divided by their size relative to the smallest; the others are 0 there."""
+    inside = maps_PHW >= foreground
+    size = 1 + (maps_PHW * inside).sum((1, 2), keepdim=True)
+    weighed = (maps_PHW * size.min() / size).masked_fill(~inside, 0)
+    return torch.where(inside.sum(0) > 1, weighed, maps_PHW)
+
+
+def smoothed(maps_BKhw: Tensor) -> Tensor:
     """PMM's coefficient-of-variation smoothing: M^(1 - 0.3 std / mean), both over M > 0.05."""
-    part = maps_BQhw > 0.05
+    part = maps_BKhw > 0.05
     count = part.sum((2, 3), keepdim=True).clamp_min(1)
-    mean = (maps_BQhw * part).sum((2, 3), keepdim=True) / count
-    variance = ((maps_BQhw - mean).square() * part).sum((2, 3), keepdim=True) / count
-    return maps_BQhw ** (1 - 0.3 * variance.sqrt() / mean.clamp_min(1e-6)).clamp_min(0.05)
+    mean = (maps_BKhw * part).sum((2, 3), keepdim=True) / count
+    variance = ((maps_BKhw - mean).square() * part).sum((2, 3), keepdim=True) / count
+    return maps_BKhw ** (1 - 0.3 * variance.sqrt() / mean.clamp_min(1e-6)).clamp_min(0.05)

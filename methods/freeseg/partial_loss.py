@@ -1,17 +1,17 @@
-"""Training on masks that are known in part: the loss over labelled pixels and active words, and augmentation of both."""
+"""Training on masks that are known in part: the loss over labelled pixels and active classes, and augmentation of both."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from common.batch import IGNORED
 from common.distributed import mean_of_processes
-from methods.freeseg.mining import IGNORED
+from methods.map_loss import Summed, summed_cross_entropy
 
 Guard = Literal["none", "clamp", "drop"]
 
@@ -24,34 +24,36 @@ def partial_cross_entropy(
     guard: Guard = "none",
     guard_at: float = 0.5,
 ) -> Tensor:
-    """Mean cross-entropy of the labelled pixels among the words that their picture says something about.
+    """Mean cross-entropy of the labelled pixels among the classes that their picture says something about.
 
     Several processes count the pixels of all of them: the mean of what they return, which DDP makes, is that of one process.
 
     Args:
-        logits: (B, Q', H, W); Q' = Q, or Q + 1 with background.
+        logits: (B, K, h, w) float32, upsampled bilinearly to the labels' size.
         labels: (B, H, W), 255 for pixels that do not count.
-        active: (B, Q) bool; the background is always active.
+        active: (B, K) bool.
         min_labelled_share: pictures with a smaller labelled share do not count.
         guard: see :class:`methods.FreeSeg`.
         guard_at: its threshold.
     """
-    background = torch.ones(len(active), logits.shape[1] - active.shape[1], dtype=torch.bool, device=active.device)
-    logits = logits.masked_fill(~torch.cat([active, background], 1)[..., None, None], -torch.inf)
-    counted = labels != IGNORED
-    counted &= counted.float().mean((1, 2), keepdim=True) >= min_labelled_share
-    target = labels.long().masked_fill(~counted, IGNORED)
-    pixel = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")[counted]
-    loss = _mean_of_all(pixel, logits)
-    if guard != "none" and mean_of_processes(loss.detach().item()) < guard_at:
-        loss = _mean_of_all(pixel.clamp(max=guard_at) if guard == "clamp" else pixel[pixel <= guard_at], logits)
-    return loss
+    few = (labels != IGNORED).float().mean((1, 2), keepdim=True) < min_labelled_share
+    labels = labels.masked_fill(few, IGNORED)
+    every = summed_cross_entropy(logits, labels, active)
+    loss = _mean_of_all(every.loss, every.pixels)
+    if guard == "none" or mean_of_processes(loss.detach().item()) >= guard_at:
+        return loss
+    kept = summed_cross_entropy(logits, labels, active, guard_at)
+    return _mean_of_all(kept.loss, kept.pixels) if guard == "drop" else _clamped(kept, every.pixels, guard_at)
 
 
-def _mean_of_all(pixel: Tensor, logits: Tensor) -> Tensor:
-    """This process's share of the mean over all processes' pixels; nothing known of any picture here: no gradient."""
-    count = mean_of_processes(float(len(pixel)))
-    return pixel.mean() * (len(pixel) / count) if len(pixel) else logits.masked_fill(logits.isinf(), 0).sum() * 0
+def _clamped(kept: Summed, pixels: int, at: float) -> Tensor:
+    """The mean where the pixels that were not kept count with a constant."""
+    return _mean_of_all(kept.loss + at * (pixels - kept.pixels), pixels)
+
+
+def _mean_of_all(total: Tensor, pixels: int) -> Tensor:
+    """This process's share of the mean over all processes' pixels; without any of them 0, and no gradient."""
+    return total / max(mean_of_processes(float(pixels)), 1e-9)
 
 
 def augmented(images: Tensor, labels: Tensor, seeds: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
@@ -60,7 +62,7 @@ def augmented(images: Tensor, labels: Tensor, seeds: list[tuple[int, ...]]) -> t
     pictures, masks = [], []
     with torch.random.fork_rng(devices=[]):
         for image, mask, seed in zip(images, labels, seeds, strict=True):
-            torch.manual_seed(hash(seed))  # of integers: the same in every process
+            torch.default_generator.manual_seed(hash(seed))  # of integers: the same in every process; a GPU's noise goes on
             picture, moved = change(tv_tensors.Image(image), tv_tensors.Mask(mask))
             pictures.append(picture.as_subclass(Tensor))
             masks.append(moved.as_subclass(Tensor))

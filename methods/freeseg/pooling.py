@@ -2,8 +2,8 @@
 
 Max pooling listens to the most confident token, which in CLIP is background; ICLIP allows only tokens of a foreground mask;
 FreeSeg's smoothed min listens to the *least* confident ones, so that raising a match raises every token of the object. How it
-is smoothed is not published (INFERRED): ``smooth_min`` weighs the values by softmin, ``log_sum_exp`` is -t log mean
-exp(-v / t). Both are the minimum for t -> 0 and the mean for t -> infinity.
+is smoothed stands in the paper's body, which was not available (INFERRED): ``smooth_min`` weighs the values by softmin,
+``log_sum_exp`` is -t log mean exp(-v / t). Both are the minimum for t -> 0 and the mean for t -> infinity.
 """
 
 from __future__ import annotations

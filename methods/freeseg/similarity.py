@@ -1,8 +1,12 @@
-"""ITSM, the image-text similarity map of ICLIP and FreeSeg: how much a patch looks like a word, between 0 and 1.
+"""ITSM, the image-text similarity map of ICLIP and FreeSeg: how much a patch looks like a class, between 0 and 1.
 
-M = (S - min S) / (max S - min S) over the patches of a picture, for each word by itself, where S are the cosines of patches and
-word. It says where in a picture a word fits best, not whether it fits at all: an absent word's map also reaches 1. Plain CLIP's
-map is often *inverted*, low on the object and high around it (ICLIP, section 1).
+M = (S - min S) / (max S - min S) over the patches of a picture, for each class by itself, where S are the cosines of patches
+and class. It says where in a picture a class fits best, not whether it fits at all: an absent class's map also reaches 1.
+Plain CLIP's map is often *inverted*, low on the object and high around it (ICLIP, section 1).
+
+A class that is asked by several words has the highest of their cosines, of a patch and of the whole picture alike, before
+anything compares classes with each other. So asking a class twice changes nothing: its words neither share out its
+probability nor take the lead from each other. Shapes: B pictures, Q words, K asked classes, N crops, (h, w) patches.
 """
 
 from __future__ import annotations
@@ -16,68 +20,102 @@ from torch import Tensor
 
 from backbones.attention import RuleName, rule_named
 from backbones.clip import CLIP
-from backbones.feature_surgery import feature_surgery
+from backbones.feature_surgery import SHARPNESS, feature_surgery
+from evaluation.rules import Windows
+from evaluation.windows import overlaid, resized_side_lengths, window_boxes
 
 Sign = Literal["raw", "reversed", "auto"]
 
 
 @dataclass(frozen=True)
 class SimilarityMaker:
-    """Cosines of patches and words by a CLIP.
+    """Cosines of patches and classes by a CLIP.
 
     Attributes:
         clip: the model.
         text: (Q, C) unit embeddings of the words.
+        class_of_word: (Q,) class of each.
         rule: attention rule of the dense tokens.
-        scales: sizes of the picture that the map is averaged over, mirrored ones included.
+        views: how CLIP looks at a picture: whole, or in windows; the map is the mean over views, mirrored ones included.
         projection: (D, C) of the dense tokens, in the place of CLIP's own (ICLIP).
+        batch: crops of CLIP's own size that it sees at once; of larger ones fewer. Bounds the memory, changes no result.
     """
 
     clip: CLIP
     text: Tensor
+    class_of_word: Tensor
     rule: RuleName
-    scales: tuple[float, ...]
+    views: tuple[Windows, ...]
     projection: Tensor | None
+    batch: int
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Image-level cosines (B, Q) by CLIP itself, and the map's (B, Q, h, w), of images (B, 3, H, W) in [0, 1]."""
-        total, pooled = None, None
-        for scale in self.scales:
-            size = [round(scale * side) for side in images.shape[2:]]
-            sized = F.interpolate(images, size, mode="bicubic", antialias=True) if scale != 1 else images
-            both, found = self._both_ways(sized)
-            if total is None or pooled is None:
-                total, pooled = found, both
-            else:
-                total = total + F.interpolate(found, total.shape[2:], mode="bilinear", align_corners=False)
-        assert total is not None
-        assert pooled is not None
-        return pooled @ self.text.T, total / (2 * len(self.scales))
+        """Cosines of images (B, 3, H, W) in [0, 1]: (B, N, K) of their crops by CLIP itself, and the map's (B, K, h, w)."""
+        found = [self._look(images, view) for view in self.views]
+        finest = max((tuple(maps.shape[2:]) for _, maps in found), key=lambda grid: grid[0] * grid[1])
+        maps = [F.interpolate(maps, finest, mode="bilinear", align_corners=False) for _, maps in found]
+        return torch.cat([crops for crops, _ in found], 1), torch.stack(maps).mean(0)
 
-    def _both_ways(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Image embeddings (B, C), and the cosines of the images and of their mirrored copies, added up."""
-        both, dense = self.clip.tokens(
-            torch.cat([images, images.flip(3)]), self.rule, "bicubic", pooled=True, projection=self.projection
+    def at_once(self, height: int, width: int) -> int:
+        """Pictures of a size that are looked at together, each with its mirrored copy."""
+        native = int(self.clip.visual.image_size[0])
+        return max(1, self.batch * native**2 // (2 * height * width))
+
+    def _look(self, images: Tensor, view: Windows) -> tuple[Tensor, Tensor]:
+        """Cosines (B, n, K) of one view's crops and (B, K, h, w) of the patches of all of them, averaged where they overlap."""
+        patch = self.clip.stride
+        lengths = resized_side_lengths(images.shape[2], images.shape[3], view)
+        size = (-(-lengths[0] // patch) * patch, -(-lengths[1] // patch) * patch)
+        boxes = window_boxes(*size, view)
+        cells = [(top // patch, left // patch, bottom // patch, right // patch) for top, left, bottom, right in boxes]
+        crops, maps = [], []
+        for some in images.split(self.at_once(*size)):
+            sized = F.interpolate(some, size, mode="bicubic", antialias=True) if size != some.shape[2:] else some
+            crop = (sized[:, :, top:bottom, left:right] for top, left, bottom, right in boxes)
+            seen = [self._both_ways(one, view.position_resize) for one in crop]
+            crops.append(torch.stack([of_crop for of_crop, _ in seen], 1))
+            maps.append(overlaid([of_patches for _, of_patches in seen], cells, (size[0] // patch, size[1] // patch)))
+        return torch.cat(crops), torch.cat(maps)
+
+    def _both_ways(self, images: Tensor, position_resize: str) -> tuple[Tensor, Tensor]:
+        """Cosines (B, K) of images, and (B, K, h, w) of their patches, which are the mean of the image and its mirror image."""
+        pooled, dense = self.clip.tokens(
+            torch.cat([images, images.flip(3)]), self.rule, position_resize, pooled=True, projection=self.projection
         )
-        assert both is not None
-        scores = torch.einsum("bchw,qc->bqhw", dense, self.text)
-        if rule_named(self.rule).surgery:
-            scores = feature_surgery(scores, both @ self.text.T)
-        straight, mirrored = scores.chunk(2)
-        return both.chunk(2)[0], straight + mirrored.flip(3)
+        assert pooled is not None
+        words, of_patches = pooled @ self.text.T, torch.einsum("bchw,qc->bqhw", dense, self.text)
+        whole = best_of_class(words, self.class_of_word)
+        if rule_named(self.rule).surgery:  # each word has a weight of its own; in what all have in common a class counts once
+            position = self.class_of_word.unique(return_inverse=True)[1]
+            lesser = (SHARPNESS * (words - whole[:, position])).exp()[..., None, None]
+            patches = feature_surgery(best_of_class(of_patches * lesser, self.class_of_word), whole)
+        else:
+            patches = best_of_class(of_patches, self.class_of_word)
+        straight, mirrored = patches.chunk(2)
+        return whole.chunk(2)[0], (straight + mirrored.flip(3)) / 2
+
+
+def best_of_class(values: Tensor, class_of_word: Tensor) -> Tensor:
+    """(B, Q, ...) of words -> (B, K, ...), the highest among each class's, classes in ascending order."""
+    classes, position = class_of_word.unique(return_inverse=True)
+    if len(classes) == len(position):
+        return values[:, position.argsort()] if (position.diff() < 0).any() else values
+    best = values.new_full((len(values), len(classes), *values.shape[2:]), -torch.inf)
+    index = position.view(1, -1, *[1] * (values.ndim - 2)).expand_as(values)
+    return best.scatter_reduce(1, index, values, "amax")
 
 
 def itsm(similarity: Tensor) -> Tensor:
-    """Maps (B, Q, h, w) in [0, 1] of cosines (B, Q, h, w); a constant map becomes 0."""
+    """Maps (B, K, h, w) in [0, 1] of cosines (B, K, h, w); a constant map becomes 0."""
     lowest, highest = (extreme(similarity, (2, 3), keepdim=True) for extreme in (torch.amin, torch.amax))
     return (similarity - lowest) / (highest - lowest).clamp_min(1e-6)
 
 
 def signed(maps: Tensor, sign: Sign) -> Tensor:
-    """Maps (B, Q, h, w) as they are, ``reversed`` (1 - M), or whichever of them ``auto`` takes for upright.
+    """Maps (B, K, h, w) as they are, ``reversed`` (1 - M), or whichever of them ``auto`` takes for upright.
 
-    ``auto`` knows no ground truth: things lie inside a picture more often than at its border, so a word's map is turned over
+    ``auto`` knows no ground truth: things lie inside a picture more often than at its border, so a class's map is turned over
     where the border is its brighter part (INFERRED; the papers compare with a self-supervised foreground).
     """
     if sign == "raw":

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.values import Amount, Natural, Share
 from evaluation.refine import average_neighbours
-from methods.ifseg.map_loss import map_cross_entropy, upsampling
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.ifseg.word_maps import draw_maps
+from methods.map_loss import map_cross_entropy, upsampling
 from methods.optim import warmup_cosine, with_step_schedule
 from methods.segmenter import evaluating
 from methods.supervision import Supervision
@@ -40,6 +41,8 @@ class IFSeg(OFASegmenter):
             (``--data.pictures``) at that step, instead of word maps (Table 4). INFERRED: the labelling model stays as it was
             then (labelling with the model of the moment collapsed with one of two seeds), without dropout, smoothed as in
             section 3.4; the paper's appendix, which says more, was not available. Null: never.
+        interpolation: what is kept at the end is this share of the trained weights and the rest of those before training
+            (WiSE-FT, CVPR 2022): maps of words pull the model away from what it knew of pictures. 1, as in the paper: none.
         select_on_labels: keeps the weights of the best validation instead of the last, as the reference does. This uses
             labels, so the result is ranked with the oracles; it needs ``--trainer.limit_val_batches``.
         options: as of :class:`methods.ifseg.ofa_segmenter.OFASegmenter`.
@@ -49,15 +52,17 @@ class IFSeg(OFASegmenter):
 
     def __init__(
         self,
-        learning_rate: float = 5e-5,
-        weight_decay: float = 0.1,
-        self_training_from: int | None = None,
+        learning_rate: Amount = 5e-5,
+        weight_decay: Amount = 0.1,
+        self_training_from: Natural | None = None,
+        interpolation: Share = 1.0,
         select_on_labels: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.self_training_from, self.select_on_labels = self_training_from, select_on_labels
+        self.interpolation = interpolation
         self.sees = Supervision.NAMES if self_training_from is None else Supervision.PICTURES
         if select_on_labels:
             self.sees = Supervision.SELECTION
@@ -69,6 +74,9 @@ class IFSeg(OFASegmenter):
         frozen += [decoder.embed_image_positions, decoder.image_pos_ln, decoder.image_rel_pos_table_list]
         for part in frozen:
             part.requires_grad_(False)
+        self.before: dict[str, Tensor] = {}
+        if interpolation < 1:
+            self.before = {name: p.detach().clone() for name, p in self.ofa.named_parameters() if p.requires_grad}
         # what labels pictures; a copy that follows in checkpoints
         self.labeller = None if self_training_from is None else copy.deepcopy(self.ofa).requires_grad_(False)
 
@@ -114,6 +122,15 @@ class IFSeg(OFASegmenter):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
             group["eps"] = fairseq_epsilon(self.global_step + 1)
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        """After the last step come the interpolated weights, before any checkpoint is written."""
+        super().optimizer_step(*args, **options)
+        if self.before and self.global_step + 1 == self.trainer.estimated_stepping_batches:
+            with torch.no_grad():
+                for name, weight in self.ofa.named_parameters():
+                    if name in self.before:
+                        weight.copy_(torch.lerp(self.before[name].to(weight), weight, self.interpolation))
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]

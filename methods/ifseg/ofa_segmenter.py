@@ -52,6 +52,7 @@ class OFASegmenter(Segmenter):
         super().__init__(**options)
         trained_with = {"dropout": dropout, "drop_path": drop_path, "frozen_trunk": self.frozen_trunk}
         self.ofa = load_ofa(size, weights, revision, redraw_map_positions, **trained_with)
+        self.pretrained_parts = () if weights is None else ("ofa",)
         self.tokenizer = load_tokenizer(tokenizer)
         self.pieces: list[list[int]] = []
         self.class_embeddings: Tensor = torch.zeros(0)

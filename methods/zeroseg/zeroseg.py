@@ -117,6 +117,7 @@ class ZeroSeg(TokenSegmenter):
         self.dim_reduction, self.set_reduction = dim_reduction, set_reduction
         teacher = load_tower(clip, pretrained, revision)
         self.teacher, self.tower_saw = Teacher(teacher, self.grids, feature_norm), teacher.saw
+        self.pretrained_parts = ("teacher.clip",) if teacher.pretrained else ()
         self.student = MAE(size, mae_weights if encoder_init == "mae" else None, mae_revision, norm_pix_loss)
         if encoder_init == "teacher":
             if not isinstance(teacher, CLIP):

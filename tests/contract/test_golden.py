@@ -35,16 +35,17 @@ def test_twenty_steps(name: str, tmp_path: Path) -> None:
     """Equal on the machine that wrote them; elsewhere rounding grows over the steps, and the first are compared."""
     _, losses = fit(tmp_path, LEARNERS[name], 0, steps=STEPS)
     golden = json.loads(GOLDEN.read_text())
-    if name not in golden["losses"] and os.environ.get("ZEROLABEL_GOLDEN") != "write":
-        pytest.skip(f"no record of {name}; ZEROLABEL_GOLDEN=write python -m pytest tests/contract/test_golden.py makes one")
     found = {str(step): logged for step, logged in losses.items()}
     assert len(found) == STEPS
     if os.environ.get("ZEROLABEL_GOLDEN") == "write":
-        golden["machine"] = machine()
-        golden["losses"][name] = found
+        golden[name] = {"machine": machine(), "steps": found}
         GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
-    elif machine() == golden["machine"]:
-        assert found == golden["losses"][name]
+        return
+    if name not in golden:
+        pytest.skip(f"no record of {name}; ZEROLABEL_GOLDEN=write python -m pytest tests/contract/test_golden.py makes one")
+    written = golden[name]
+    if machine() == written["machine"]:
+        assert found == written["steps"]
     else:
-        for step in range(1, 6):
-            assert found[str(step)] == pytest.approx(golden["losses"][name][str(step)], rel=1e-3, abs=1e-5)
+        for step in map(str, range(1, 6)):
+            assert found[step] == pytest.approx(written["steps"][step], rel=1e-3, abs=1e-5)

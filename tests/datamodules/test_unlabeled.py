@@ -19,7 +19,7 @@ import cli
 from common.errors import UserError
 from datamodules import DATAMODULES
 from datamodules.reading.shards import ShardedImages, count_pictures
-from datamodules.reading.sources import ListedImages
+from datamodules.reading.sources import ListedImages, stem
 from datamodules.unlabeled import cut, expand_braces, image_source
 from tests import data as tiny
 from tests.contract.learner import Learner
@@ -89,6 +89,28 @@ def test_every_source_gives_the_same_pictures_and_captions(make: Callable[[Path]
     for number, index in found.items():
         assert source.read(index) == jpeg(number)
         assert source.caption(index) == (f"picture {number}" if number % 3 else "")
+
+
+@pytest.mark.parametrize("make", SOURCES)
+def test_pictures_of_a_list_are_left_out(make: Callable[[Path], str], tmp_path: Path) -> None:
+    """Pictures that are tested on, named as in VOC's lists, without folder and suffix; mined and trained on they were."""
+    images = make(tmp_path)
+    every = image_source(images)
+    numbers = [int(stem(every.name(i))[-4:]) for i in range(COUNT)]
+    (tmp_path / "val.txt").write_text("\n".join([stem(every.name(numbers.index(n))) for n in (2, 5, 9)] + ["absent 1", ""]))
+    data = unlabeled(images, leave_out=str(tmp_path / "val.txt"))
+    source = data.source()
+    kept = [number for number in numbers if number not in (2, 5, 9)]
+    assert [int(stem(source.name(i))[-4:]) for i in range(len(source))] == kept
+    assert [source.read(i) for i in range(len(source))] == [jpeg(number) for number in kept]
+    assert [source.caption(i) for i in range(len(source))] == [f"picture {n}" if n % 3 else "" for n in kept]
+    assert source.shards is None or source.shards.tolist() in ([4, 4], [8])  # of six and five, or of all
+    assert sum(len(batch["index"]) for batch in data.train_dataloader()) == 6  # two batches of three
+    assert data.training_content() != unlabeled(images).training_content()
+    for content, amount in (("other", "none"), ("\n".join(stem(every.name(i)) for i in range(COUNT)), "all")):
+        (tmp_path / "val.txt").write_text(content)
+        with pytest.raises(UserError, match=f"names {amount} of the pictures in"):
+            data.source()
 
 
 def test_shards_read_as_webdataset_reads_them(tmp_path: Path) -> None:

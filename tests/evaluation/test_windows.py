@@ -35,6 +35,12 @@ def test_resize_keeps_the_ratio_and_both_limits(height: int, width: int, short: 
     assert abs(w - width * scale) <= 1
 
 
+def test_short_side_zero_leaves_an_image_in_its_size() -> None:
+    image = torch.rand(3, 30, 50)
+    assert torch.equal(resize_image(image, Windows(short_side=0)), image)
+    assert resized_side_lengths(300, 500, Windows(short_side=0, max_long_side=100)) == (60, 100)
+
+
 def mean_colour(images: torch.Tensor) -> torch.Tensor:
     """A stand-in for a backbone: scores (B, 3, h, w) at stride 4."""
     return F.adaptive_avg_pool2d(images, (max(1, images.shape[2] // 4), max(1, images.shape[3] // 4)))

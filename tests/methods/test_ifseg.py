@@ -23,8 +23,8 @@ from common.errors import UserError
 from datamodules import DATAMODULES
 from evaluation import Protocol, Vocabulary
 from methods import METHODS
-from methods.ifseg.map_loss import map_cross_entropy
 from methods.ifseg.word_maps import draw_maps
+from methods.map_loss import map_cross_entropy
 from tests.conftest import ROOT
 
 WEIGHTS = FOLDER / "embedded_ofa.safetensors"
@@ -328,7 +328,7 @@ def test_it_is_documented_where_it_was_trained() -> None:
 def test_the_map_loss_is_the_plain_one(words: int, coarse: int, factor: int, strip: int) -> None:
     logits = torch.randn(2, words, coarse, coarse, requires_grad=True)
     target = torch.randint(0, words, (2, coarse * factor, coarse * factor))
-    with mock.patch("methods.ifseg.map_loss.STRIP", strip):
+    with mock.patch("methods.map_loss.STRIP", strip):
         ours = map_cross_entropy(logits, target)
     (ours_gradient,) = torch.autograd.grad(3 * ours, logits)
     plain = F.cross_entropy(F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False), target)
@@ -372,6 +372,22 @@ def small_run(folder: Path, model: Any, pictures: bool = False, **options: Any) 
     trainer = lightning.Trainer(default_root_dir=folder, accelerator="cpu", **quiet, **options)
     trainer.fit(model, data)
     return trainer
+
+
+def test_the_end_of_training_is_interpolated_with_its_start(tmp_path: Path) -> None:
+    weights = {}
+    for share in (1.0, 0.8):
+        torch.manual_seed(0)
+        model: Any = METHODS["IFSeg"](interpolation=share, learning_rate=1e-2)
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        small_run(tmp_path, model, max_steps=3, limit_val_batches=0, accumulate_grad_batches=2)
+        weights[share] = model.state_dict()
+    moved = 0
+    for name, start in before.items():
+        if start.is_floating_point():
+            torch.testing.assert_close(weights[0.8][name], torch.lerp(start, weights[1.0][name], 0.8), atol=1e-6, rtol=1e-5)
+            moved += not torch.equal(weights[0.8][name], weights[1.0][name])
+    assert moved > 100
 
 
 def test_self_training_goes_on_with_pictures(tmp_path: Path) -> None:

@@ -65,6 +65,21 @@ def test_the_files_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture
     assert markdown in capsys.readouterr().out
 
 
+def test_the_mean_over_all_benchmarks_is_of_methods_that_have_them_all(tmp_path: Path) -> None:
+    second = OBJECTS | {"name": "two", "options": OBJECTS["options"] | {"vocabulary": "shapes16"}}
+    methods = [*PLAN["methods"][:1], PLAN["methods"][1] | {"benchmarks": ["objects"]}]  # type: ignore[index]
+    out = run(tmp_path, PLAN | {"mean": True, "methods": methods, "benchmarks": [OBJECTS, second]})
+    mious = [100 * float(row["miou"]) for row in csv.DictReader((out / "results.csv").open())]
+    assert len(mious) == 3
+    cells = f"{mious[0]:.1f} | {mious[1]:.1f} | {(mious[0] + mious[1]) / 2:.1f} |"
+    assert f"| SCLIP | {cells}" in (out / "results.md").read_text()
+    assert f"| CLIP_50% | {mious[2]:.1f} | – | – |" in (out / "results.md").read_text()
+    tex = (out / "results.tex").read_text()
+    assert "\\begin{tabular}{lrrr}" in tex
+    assert f"& {(mious[0] + mious[1]) / 2:.1f} \\\\" in tex
+    assert "All benchmarks" in (out / "report.html").read_text()
+
+
 def test_contrast_and_mined_masks_are_shown(tmp_path: Path) -> None:
     data = {"data.pictures": 4, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
     freeseg = {"name": "FreeSeg", "config": "configs/freeseg/shapes.yaml", "fit": True, "seeds": [0]}
@@ -80,6 +95,27 @@ def test_contrast_and_mined_masks_are_shown(tmp_path: Path) -> None:
         assert figures[0] is None
         assert figures[1] is not None
         assert base64.b64encode(figures[1]).decode() in (out / "report.html").read_text()
+
+
+def test_a_row_starts_from_what_another_left(tmp_path: Path) -> None:
+    """A map of the projection that ICLIP's row trained: only a run of ``fit`` wrote it, and the row failed."""
+    small = {"trainer.max_steps": 1, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
+    iclip = {"name": "ICLIP", "config": "configs/freeseg/iclip_shapes.yaml", "fit": True}
+    there = {"trainer.default_root_dir": str(tmp_path / "left")}
+    file = tmp_path / "left" / "iclip.safetensors"
+    its_map = {"name": "its map", "config": "configs/freeseg/map_shapes.yaml", "after": "ICLIP"}
+    its_map |= {"set": {"model.rule": "maskclip", "model.iclip": str(file)}}
+    plan = PLAN | {"seeds": [0], "methods": [iclip | {"set": small | there}, its_map]}
+    for _ in range(2):  # the second time from what was kept
+        out = run(tmp_path, plan)
+        rows = list(csv.DictReader((out / "results.csv").open()))
+        assert [row["sees"] for row in rows] == ["pictures with captions"] * 2
+        file.unlink()
+    run(tmp_path, plan | {"methods": [iclip | {"set": small | there}]})
+    assert not file.exists()  # nobody asked for it
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(plan | {"methods": [its_map, iclip | {"set": small | there}]}))
+    with pytest.raises(UserError, match="unknown earlier row with fit for method 'its map' 'ICLIP'"):
+        read_plan(tmp_path / "wrong.yaml", commands.compare.parse_plan)
 
 
 def test_two_processes_get_the_same_table(tmp_path: Path) -> None:
