@@ -28,8 +28,7 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
   compare   score methods on benchmarks; writes tables (CSV, Markdown, LaTeX) and report.html
             zerolabel compare --config configs/compare/shapes.yaml --output results
   predict   segment your pictures with your words; writes label maps, overlays and JSON
-            zerolabel predict --config configs/training_free/sclip.yaml \\
-                --images PATH --classes "cat; dog, puppy; sky" --output out
+            zerolabel predict --images PATH --classes "cat; dog, puppy; sky" --output out
   test      score one method on one benchmark
             zerolabel test --config configs/training_free/sclip.yaml [--config configs/benchmarks/voc21.yaml]
   fit       train a method                zerolabel fit --config configs/pretrain/tiny_clip.yaml

@@ -5,62 +5,36 @@ Shapes: B pictures, (h, w) patch grid, n = h*w, D transformer width, C joint emb
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any, cast
 
-import open_clip
 import torch
 import torch.nn.functional as F
-from huggingface_hub import snapshot_download
-from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from backbones.attention import Heads, Rule, rule_named
-from common.code import code_of
-from common.errors import UserError, known
-from common.kept import Kept, key_of
-from common.weights import state_hash
+from backbones.attention import RULES, Heads, Rule, rule_named
+from backbones.open_clip_model import CHECKPOINTS, EMBEDDED, Loaded, OpenCLIPModel
+from common.errors import UserError
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
-EMBEDDED = "embedded"
-LOCAL = "local-dir:"  # open_clip's name for a folder that brings its weights
-open_clip.add_model_config(CHECKPOINTS / "tiny_clip.json")
+__all__ = ["CHECKPOINTS", "CLIP", "EMBEDDED"]
 
 
-class CLIP(nn.Module):
-    """A frozen CLIP.
+class CLIP(OpenCLIPModel):
+    """A frozen CLIP with a plain ViT, see :class:`backbones.open_clip_model.OpenCLIPModel`."""
 
-    Args:
-        model: an open_clip model name, ``hf-hub:owner/name``, or the path of an open_clip model config (.json).
-        pretrained: an open_clip tag, the path of a .safetensors or .pt file of weights, ``"embedded"`` for the model
-            shipped with the project, or None for random weights.
-        revision: commit of the ``hf-hub`` repository; required there, so that a result names its weights.
+    rules = RULES
+    has_positions = True
 
-    Attributes:
-        pretrained: whether the weights were loaded, so that the same arguments bring them back.
-
-    Raises:
-        UserError: unknown model or tag, weights of another model, a tower that is not a ViT, no network.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: str = "tiny_clip", pretrained: str | None = EMBEDDED, revision: str | None = None) -> None:
-        super().__init__()
-        self.name = f"{model}@{pretrained or revision or 'random'}"
-        name, weights = _resolve(model, pretrained, revision)
-        self.clip = _create(name, weights)
-        self.pretrained = weights is not None or name.startswith(LOCAL)
-        self.tokenizer = _tokenizer(name)
-        if not isinstance(self.clip.visual, VisionTransformer) or self.clip.visual.attn_pool is not None:
+    def __init__(
+        self,
+        model: str = "tiny_clip",
+        pretrained: str | None = EMBEDDED,
+        revision: str | None = None,
+        loaded: Loaded | None = None,
+    ) -> None:
+        super().__init__(model, pretrained, revision, loaded)
+        if not is_plain_vit(self.clip.visual):
             raise UserError(f"model '{model}' has no plain ViT image tower; the attention rules need one, as in ViT-B-16.")
-        preprocess = open_clip.get_model_preprocess_cfg(self.clip)
-        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
-        self.requires_grad_(False).eval()
 
     @property
     def visual(self) -> VisionTransformer:
@@ -75,9 +49,13 @@ class CLIP(nn.Module):
         """Pixels per token."""
         return int(self.visual.patch_size[0])
 
-    def dense(self, images: Tensor, rule: str = "clip", position_resize: str = "scaled_bicubic") -> Tensor:
-        """Dense tokens (B, C, h, w), unit-norm, of images (B, 3, H, W) in [0, 1] of any height and width."""
-        return self.tokens(images, rule, position_resize)[1]
+    @property
+    def native_side(self) -> int:
+        return int(self.visual.image_size[0])
+
+    @property
+    def channels(self) -> int:
+        return int(self.visual.output_dim)
 
     def tokens(
         self,
@@ -87,7 +65,7 @@ class CLIP(nn.Module):
         pooled: bool = False,
         projection: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor]:
-        """Like :meth:`dense`, with the image embedding (B, C) of the unchanged model in front if ``pooled``.
+        """See :class:`DenseTower`; the image embedding is that of the unchanged model.
 
         ``projection`` (D, C) takes the place of CLIP's own for the dense tokens (ICLIP's dual projections).
         """
@@ -161,43 +139,10 @@ class CLIP(nn.Module):
         h = last.ln_1(x)
         return cast(Tensor, last.attn(h[:, :1], h, h, need_weights=True)[1][:, 0, 1:])
 
-    @torch.no_grad()
-    def embed_text(self, words: list[str], templates: list[str], ensemble: str = "unit") -> Tensor:
-        """Unit embeddings (K, C) of words, averaged over prompt templates, from the disk cache where possible.
 
-        Args:
-            words: K class words.
-            templates: prompts with ``{}`` for the word.
-            ensemble: "unit" normalises each prompt before the mean, "raw" only after.
-        """
-        key = key_of(
-            weights=self.text_weights_hash(),
-            tokens=hashlib.sha256(self.tokenizer(words).numpy().tobytes()).hexdigest(),
-            asked=[words, templates, ensemble],
-            code=[code_of(CLIP), open_clip.__version__],
-        )
-        kept = Kept("text").tensors(key, lambda: {"text": self._embed_text(words, templates, ensemble)})
-        return kept["text"].to(self.mean.device)
-
-    def _embed_text(self, words: list[str], templates: list[str], ensemble: str) -> Tensor:
-        prompts = [template.format(word) for word in words for template in templates]
-        tokens = self.tokenizer(prompts).split(256)
-        features = torch.cat([self.clip.encode_text(part.to(self.mean.device)) for part in tokens]).float()
-        return join_templates(features.view(len(words), len(templates), -1), ensemble)
-
-    def text_weights_hash(self) -> str:
-        return state_hash({k: v for k, v in self.clip.state_dict().items() if not k.startswith("visual.")})
-
-
-def join_templates(features: Tensor, ensemble: str) -> Tensor:
-    """Unit embeddings (K, C) of words from those of their prompts (K, T, C).
-
-    Args:
-        features: as the text tower gives them.
-        ensemble: "unit" normalises each prompt before the mean, "raw" only after.
-    """
-    features = F.normalize(features, dim=-1) if ensemble == "unit" else features
-    return F.normalize(features.mean(1), dim=-1)
+def is_plain_vit(visual: Any) -> bool:
+    """Whether :class:`CLIP` can read an image tower."""
+    return isinstance(visual, VisionTransformer) and visual.attn_pool is None
 
 
 def _rule_attention(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int], rule: Rule) -> Tensor:
@@ -228,60 +173,3 @@ def resize_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, in
         mode = "bilinear" if how == "bilinear" else "bicubic"
         resized = F.interpolate(image_1Dhw, grid, mode=mode, align_corners=False, antialias=how == "antialias")
     return torch.cat([table[:1], resized[0].flatten(1).T])
-
-
-def _resolve(model: str, pretrained: str | None, revision: str | None) -> tuple[str, str | None]:
-    """(name that open_clip knows, tag or path or None)."""
-    if model.startswith("hf-hub:"):
-        return LOCAL + _snapshot(model.removeprefix("hf-hub:"), revision), None
-    if model.endswith(".json"):
-        if not Path(model).is_file():
-            raise UserError(f"model config '{model}' does not exist.")
-        open_clip.add_model_config(model)
-        model = Path(model).stem
-    known("CLIP model", model, open_clip.list_models())
-    if pretrained == EMBEDDED:
-        weights = CHECKPOINTS / f"{model}.safetensors"
-        if not weights.exists():
-            shipped = ", ".join(path.stem for path in CHECKPOINTS.glob("*clip*.safetensors"))
-            raise UserError(f"no embedded weights for '{model}' (shipped: {shipped}). Give --model.pretrained a tag or file.")
-        return model, str(weights)
-    if pretrained is not None and not Path(pretrained).is_file():
-        if Path(pretrained).suffix in {".pt", ".pth", ".safetensors", ".bin"}:
-            raise UserError(f"weights file '{pretrained}' does not exist.")
-        known(f"pretrained tag of {model}", pretrained, [EMBEDDED, *open_clip.list_pretrained_tags_by_model(model)])
-    return model, pretrained
-
-
-def _snapshot(repository: str, revision: str | None) -> str:
-    if revision is None:
-        raise UserError(f"'hf-hub:{repository}' needs a pinned revision: give --model.revision COMMIT.")
-    try:
-        return snapshot_download(repository, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
-    except Exception as error:
-        raise UserError(f"cannot get 'hf-hub:{repository}' at {revision}: {_first_line(error)}") from error
-
-
-def _create(name: str, weights: str | None) -> Any:
-    tag = open_clip.get_pretrained_cfg(name, weights) if weights else {}
-    try:
-        model = open_clip.create_model(
-            name,
-            pretrained=weights,
-            force_quick_gelu=bool(tag.get("quick_gelu")),  # OpenAI weights in a model named without it are silently wrong
-            pretrained_text=False,
-        )
-    except Exception as error:
-        raise UserError(f"cannot load weights '{weights}' into CLIP '{name}': {_first_line(error)}") from error
-    return model.float()
-
-
-def _tokenizer(name: str) -> Any:
-    bpe = CHECKPOINTS / f"{name}_bpe.txt.gz"
-    if bpe.exists():
-        return SimpleTokenizer(str(bpe), context_length=open_clip.get_model_config(name)["text_cfg"]["context_length"])
-    return open_clip.get_tokenizer(name)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -27,6 +27,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import datamodules
 import methods
 from commands.checks import check_trainer
+from commands.default_method import SAID, with_default_method
 from commands.errors import plain_errors
 from commands.help import CONFIG_OPTIONS, HELP_ALL, HELP_OPTIONS, print_help
 from commands.network import ask_the_network_first
@@ -46,6 +47,7 @@ RUN_FOLDER = "(the run's folder)"  # where they write if nothing else is said
 METHODS = methods.METHODS  # imports them, so that their class names are known
 PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
 --output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
+Without --config, photographs are segmented by the packaged tower, and what is none of the classes is background.
 """
 
 
@@ -156,17 +158,22 @@ def run(arguments: list[str]) -> int:
         print_help(subcommand, options)
         return 0
     options = ["--help" if option == HELP_ALL else option for option in options]
+    by_default = None
     if subcommand == "predict":
-        options = [*expand_predict_options(options), "--return_predictions=false"]  # they are on disk
+        options = expand_predict_options(options)
+        by_default = with_default_method(options)
+        options = [*(by_default or options), "--return_predictions=false"]  # they are on disk
     try:
         with tempfile.TemporaryDirectory() as folder:
             cli = build([subcommand, *options], run=True, trained=checkpoint_of(options, Path(folder)))
     except SIGTERMException:
         print("stopped by SIGTERM; go on with --ckpt_path last", file=sys.stderr, flush=True)
         return 128 + signal.SIGTERM
-    if subcommand == "predict" and cli.model.hparams.get("pretrained") == "embedded":
+    if subcommand == "predict" and by_default:
+        print(SAID)
+    elif subcommand == "predict" and cli.model.hparams.get("pretrained") == "embedded":
         print("note: the embedded model has only seen coloured shapes; on photographs its labels are wrong. For real pictures")
-        print("      add --config configs/backbones/clip_vit_b16.yaml, or another --model.clip and --model.pretrained.")
+        print("      name no --config, or add --config configs/backbones/clip_vit_b16.yaml.")
     return 2 if cli.predictions is not None and cli.predictions.failed else 0
 
 

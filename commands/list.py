@@ -7,7 +7,7 @@ import json
 from common.answers import remembered
 from common.errors import UserError, known
 
-KINDS = ("methods", "rules", "datamodules", "vocabularies", "protocols")
+KINDS = ("methods", "rules", "towers", "datamodules", "vocabularies", "protocols")
 USAGE = f"""usage: zerolabel list [{"|".join(KINDS)}]
 
 Names what zerolabel knows, of one kind or of all.
@@ -36,12 +36,14 @@ def names() -> dict[str, dict[str, str]]:
     import datamodules  # here, so that help and mistakes answer at once
     import methods
     from backbones.attention import RULES
+    from backbones.towers import known_towers
     from evaluation import Protocol, Vocabulary
     from evaluation.protocol_in_words import in_words
 
     return {
         "methods": {name: f"sees {cls.sees.value}" for name, cls in methods.METHODS.items()},
         "rules": dict.fromkeys(RULES, "attention rule of TrainingFree"),
+        "towers": known_towers(),
         "datamodules": {name: (cls.__doc__ or "").split("\n")[0] for name, cls in datamodules.DATAMODULES.items()},
         "vocabularies": {n: Vocabulary.load(n).title for n in Vocabulary.known_names()},
         "protocols": {n: "; ".join(in_words(Protocol.preset(n))[:1]) for n in Protocol.known_presets()},

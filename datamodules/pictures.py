@@ -25,10 +25,14 @@ class Pictures(DataModule):
         classes: ``"cat; dog, puppy; sky"``, a text file of classes, or the name of a vocabulary.
         batch_size: pictures per step.
         num_workers: loader processes.
+        background: what is none of the classes is one of its own, ``background``; for protocols with a rule for it.
     """
 
-    def __init__(self, images: str, classes: str, batch_size: Count = 4, num_workers: Natural = 0) -> None:
-        super().__init__(Vocabulary.named(classes), batch_size, num_workers)
+    def __init__(
+        self, images: str, classes: str, batch_size: Count = 4, num_workers: Natural = 0, background: bool = False
+    ) -> None:
+        vocabulary = Vocabulary.named(classes)
+        super().__init__(vocabulary.with_background() if background else vocabulary, batch_size, num_workers)
         self.images = Path(images)
         self.root = self.images if self.images.is_dir() else self.images.parent
         self.files = find_images(self.images)

@@ -127,8 +127,9 @@ class Protocol:
 
     @property
     def content(self) -> dict[str, Any]:
-        """:meth:`in_effect` with the templates' text in the place of their set's name."""
-        return {rule: self.prompt.template_list if rule == "templates" else value for rule, value in self.in_effect().items()}
+        """:meth:`in_effect` with the templates' text in the place of their set's name, and without antialiasing where off."""
+        rules = {rule: value for rule, value in self.in_effect().items() if (rule, value) != ("antialias", False)}
+        return {rule: self.prompt.template_list if rule == "templates" else value for rule, value in rules.items()}
 
     @property
     def hash(self) -> str:

@@ -37,7 +37,8 @@ def windows_in_words(protocol: Protocol) -> str:
     if rules.crop is not None:
         scored = f"windows of {rules.crop} x {rules.crop} with stride {rules.stride}, scores averaged where they overlap"
     size = f"resized to a short side of {rules.short_side} px" if rules.short_side else "taken in their own size"
-    return f"Images are {size} (long side at most {rules.max_long_side}), bilinear, ratio kept; {scored}."
+    bilinear = f"bilinear{' with antialiasing' if rules.antialias else ''}"
+    return f"Images are {size} (long side at most {rules.max_long_side}), {bilinear}, ratio kept; {scored}."
 
 
 def prompt_in_words(protocol: Protocol) -> str:

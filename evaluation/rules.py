@@ -27,6 +27,7 @@ class ProtocolValues(TypedDict, total=False):
 
     short_side: int
     max_long_side: int
+    antialias: bool
     crop: int | None
     stride: int | None
     upsampling: Upsampling
@@ -75,6 +76,8 @@ class _Part:
                 known(f"protocol {rule.name}", str(value), get_args(hint))
             elif hint is str and not isinstance(value, str):
                 raise UserError(f"protocol {rule.name} is {value!r}; it must be a name.")
+            elif hint is bool and not isinstance(value, bool):
+                raise UserError(f"protocol {rule.name} is {value!r}; it must be true or false.")
             elif "within" in rule.metadata and not (value is None and type(None) in get_args(hint)):
                 for number in value if isinstance(value, tuple) else (value,):
                     rule.metadata["within"].check(f"protocol {rule.name}", number, float if hint is float else int)
@@ -87,6 +90,8 @@ class Windows(_Part):
     Attributes:
         short_side: pixels; the image is resized to it keeping its ratio (bilinear, cv2 style); 0 for its own size.
         max_long_side: pixels; a longer side is shrunk to it instead.
+        antialias: whether pixels are averaged where the image shrinks, which large photographs need and published evaluators do
+            not do.
         crop: side of the square windows in pixels, or None for the whole image.
         stride: step between windows; the last window is shifted back inside the image.
         upsampling: how the scores of a whole image come to its original size: "direct" from the grid (IFSeg), or "twice", over
@@ -97,6 +102,7 @@ class Windows(_Part):
 
     short_side: int = _within(336, 0)
     max_long_side: int = _within(2048, 1)
+    antialias: bool = False
     crop: int | None = _within(224, 1)
     stride: int | None = _within(112, 1)
     upsampling: Upsampling = "direct"
@@ -183,7 +189,7 @@ class Decision(_Part):
 PARTS: dict[str, type[Windows | Prompt | Decision]] = {"windows": Windows, "prompt": Prompt, "decision": Decision}
 PART_OF = {rule.name: name for name, part in PARTS.items() for rule in fields(part)}
 RULES = frozenset(PART_OF)
-WINDOW_RULES = frozenset({"short_side", "max_long_side", "crop", "stride", "upsampling"})
+WINDOW_RULES = frozenset({"short_side", "max_long_side", "antialias", "crop", "stride", "upsampling"})
 PROMPT_RULES = frozenset({"templates", "ensemble", "wording", "synonyms"})
 BACKGROUND_RULES = frozenset({"background", "background_value", "area_threshold"})
 NEIGHBOUR_RULES = frozenset({"neighbours", "neighbour_steps"})

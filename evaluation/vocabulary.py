@@ -109,6 +109,12 @@ class Vocabulary:
         """The same classes, stored in label files as other values; a value that is not listed is an error."""
         return replace(self, label_ids=dict(label_ids), other_labels=None)
 
+    def with_background(self) -> Vocabulary:
+        """The same classes after one named ``background``, unless they have one."""
+        if self.background is not None:
+            return self
+        return replace(self, names=("background", *self.names), background=0, label_ids=None)
+
     def worded(self, wording: str) -> Vocabulary:
         """The same classes asked with another list of words; a vocabulary without that list keeps its own words."""
         if wording != "names" and wording not in self.wordings:

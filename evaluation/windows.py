@@ -69,9 +69,9 @@ def resized_side_lengths(height: int, width: int, rules: Windows) -> tuple[int, 
 
 
 def resize_image(image_3HW: Tensor, rules: Windows) -> Tensor:
-    """Bilinear resize without antialiasing (cv2's rule, as in the reference evaluators)."""
+    """Bilinear resize, without antialiasing (cv2's rule, as in the reference evaluators) unless the rules ask for it."""
     size = resized_side_lengths(image_3HW.shape[1], image_3HW.shape[2], rules)
-    return F.interpolate(image_3HW[None], size, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(image_3HW[None], size, mode="bilinear", align_corners=False, antialias=rules.antialias)[0]
 
 
 def window_boxes(height: int, width: int, rules: Windows) -> list[Box]:

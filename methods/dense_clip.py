@@ -1,4 +1,4 @@
-"""What the methods on CLIP share: a frozen CLIP, an attention rule, and words as text embeddings."""
+"""What the methods on CLIP share: a frozen dense tower, an attention rule, and words as text embeddings."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from torch import Tensor
 
 from backbones.attention import RuleName
 from backbones.clip import CLIP, EMBEDDED
+from backbones.tower import DenseTower
+from backbones.towers import load_tower
+from common.errors import UserError
 from evaluation.rules import PROMPT_RULES, Prompt
 from methods.segmenter import Segmenter
 
 
 class DenseCLIP(Segmenter):
-    """Base of the methods that compare CLIP's tokens, or what learns from them, with words.
+    """Base of the methods that compare a tower's tokens, or what learns from them, with words.
 
     Args:
         rule: attention rule of the dense tokens, see :mod:`backbones.attention`.
-        clip: open_clip model, see :class:`backbones.clip.CLIP`.
+        clip: the tower, ``packaged`` or an open_clip model, see :func:`backbones.towers.load_tower`.
         pretrained: its weights.
         revision: commit of an ``hf-hub:`` model.
         options: as of :class:`Segmenter`.
     """
+
+    backbone: DenseTower
 
     def __init__(
         self,
@@ -36,13 +41,24 @@ class DenseCLIP(Segmenter):
     ) -> None:
         super().__init__(**options)
         self.rule_name = rule
-        self.backbone = CLIP(clip, pretrained, revision)
+        self.backbone = load_tower(clip, pretrained, revision)
+        self.backbone.check_rule(rule)
+        self.tower_saw = self.backbone.saw
         self.pretrained_parts = ("backbone",) if self.backbone.pretrained else ()
+        self.protocol = self._followed(None)  # again: which rules are followed depends on the tower
         self.text_QC: Tensor = torch.zeros(0, 0)
+
+    def check_clip(self) -> None:
+        """For a method that reads or trains parts of a CLIP itself. Raises UserError for any other tower."""
+        if not isinstance(self.backbone, CLIP):
+            raise UserError(
+                f"{type(self).__name__} reads parts of a CLIP's ViT, which tower '{self.backbone.name}' is not. Name another."
+            )
 
     def followed_rules(self) -> frozenset[str]:
         prompts = PROMPT_RULES if self.closed is None else frozenset()
-        return super().followed_rules() | prompts | {"position_resize"}
+        positions = {"position_resize"} if not hasattr(self, "backbone") or self.backbone.has_positions else set()
+        return super().followed_rules() | prompts | positions
 
     def training_rules(self) -> frozenset[str]:
         """A closed head asks no words, but what labels its training does."""
@@ -67,7 +83,7 @@ def embed_words(
         words: what is asked, synonyms included.
         class_of_word: (Q,) their classes.
         prompt: templates, how they are joined, and whether a class is asked by the mean of its synonyms.
-        embed_text: words, templates and ensemble -> unit embeddings, such as :meth:`backbones.clip.CLIP.embed_text`.
+        embed_text: words, templates and ensemble -> unit embeddings, such as :meth:`backbones.tower.DenseTower.embed_text`.
     """
     text = embed_text(words, prompt.template_list, prompt.ensemble).to(class_of_word.device)
     if prompt.synonyms == "max":

@@ -63,6 +63,7 @@ class Segmenter(EvaluationSteps, ABC):
 
     Attributes:
         sees: what the method's training sees; a variant that sees more says so in its ``__init__``.
+        tower_saw: labels that a pretrained backbone saw beyond captions; empty for none.
         scores: what :meth:`forward` gives, see :func:`evaluation.label_map.label_map`.
         closed: number of outputs that training has fixed; None where any words can be asked.
         figure: PNG of what training learnt from, shown in reports; None where there is none to show.
@@ -76,6 +77,7 @@ class Segmenter(EvaluationSteps, ABC):
     """
 
     sees: Supervision = Supervision.NOTHING
+    tower_saw: str = ""
     scores: ClassVar[Scores] = "cosine"
     closed: int | None = None
     figure: bytes | None = None
@@ -149,6 +151,11 @@ class Segmenter(EvaluationSteps, ABC):
         return frozenset()
 
     # The shared rest ---------------------------------------------------------------------------------------------
+
+    @property
+    def sees_in_words(self) -> str:
+        """For tables: what the training saw, and the labels that the backbone saw before."""
+        return f"{self.sees.value}, its tower {self.tower_saw}" if self.tower_saw else self.sees.value
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -259,7 +266,7 @@ class Segmenter(EvaluationSteps, ABC):
         """One line, where torch would list all layers."""
         asked = f", asked for {', '.join(self._vocabulary.names[:4])}" if self._vocabulary else ""
         more = f" and {self._vocabulary.num_classes - 4} more" if self._vocabulary and self._vocabulary.num_classes > 4 else ""
-        return f"{type(self).__name__}(sees {self.sees.value}, protocol {self.protocol_name}{asked}{more})"
+        return f"{type(self).__name__}(sees {self.sees_in_words}, protocol {self.protocol_name}{asked}{more})"
 
     def setup(self, stage: str) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)

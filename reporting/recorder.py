@@ -53,7 +53,7 @@ class Measure(KeepPanels):
             "method": type(model).__name__,
             "benchmark": f"{data.describe()}: {model.vocabulary.name}, {count} pictures",
             "seed": run_seed(),
-            "sees": model.sees.value,
+            "sees": model.sees_in_words,
             **{name: counts[name].item() for name in ("miou", "pixel_accuracy", "frequency_weighted_iou")},
             "pictures": count,
             "pictures_per_second": count / seconds,

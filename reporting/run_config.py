@@ -34,7 +34,7 @@ class SaveRun(SaveConfigCallback):
         """On the first process."""
         subcommand = trainer.state.fn.value
         text = self.parser.dump(self.config, skip_none=False)
-        method = {"sees": pl_module.sees.value, "protocol_hash": pl_module.protocol.hash}
+        method = {"sees": pl_module.sees_in_words, "protocol_hash": pl_module.protocol.hash}
         record = {"command": sys.argv, **environment(), **method}
         if self.folder is not None:
             with atomic_path(self.folder / f"config_{subcommand}.yaml") as path:

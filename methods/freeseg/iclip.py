@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.attention import RuleName
+from backbones.clip import CLIP
 from common.values import Amount
 from methods.dense_clip import DenseCLIP
 from methods.freeseg.pooling import Pooling, attended, pool
@@ -43,6 +44,7 @@ class ICLIP(DenseCLIP):
     """
 
     sees = Supervision.CAPTIONS
+    backbone: CLIP
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class ICLIP(DenseCLIP):
         self.text_source = text
         self.sees = Supervision.CAPTIONS if text == "captions" else Supervision.PICTURES
         self.keep, self.learning_rate, self.weight_decay = keep, learning_rate, weight_decay
+        self.check_clip()
         self.projection = nn.Parameter(self.backbone.visual.proj.detach().clone())
         self.logit_scale = nn.Parameter(self.backbone.clip.logit_scale.detach().clone())
 

@@ -34,6 +34,8 @@ class SimilarityCLIP(DenseCLIP, ABC):
         options: as of :class:`methods.dense_clip.DenseCLIP`.
     """
 
+    backbone: CLIP
+
     def __init__(
         self,
         views: list[dict[str, Any]] | None = None,
@@ -42,6 +44,7 @@ class SimilarityCLIP(DenseCLIP, ABC):
         **options: Any,
     ) -> None:
         super().__init__(rule=rule, **options)
+        self.check_clip()  # whose patches tile a picture, as the views' windows must
         self.views = views_of(views, self.backbone)
         learnt = None if iclip is None else read_projection(iclip, rule)
         self.register_buffer("projection", None if learnt is None else learnt[0])

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.attention import RuleName
+from backbones.clip import CLIP
 from common.values import Amount, Natural
 from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw_in_two_phases
@@ -45,6 +46,7 @@ class CaptionPretraining(TrainingFree):
     """
 
     sees = Supervision.CAPTIONS
+    backbone: CLIP
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class CaptionPretraining(TrainingFree):
         super().__init__(rule=rule, clip=clip, pretrained=None, **options)
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.tagging_steps = tagging_steps
+        self.check_clip()
         self.backbone.requires_grad_(True)
         self.tag_head = nn.Linear(self.backbone.visual.transformer.width, tags)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GroupViTConfig, GroupViTModel
 from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
 
-from backbones.clip import join_templates
+from backbones.tower import join_templates
 from common.errors import UserError
 from methods.dense_clip import embed_words
 from methods.supervision import Supervision

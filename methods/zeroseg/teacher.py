@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.clip import CLIP
+from backbones.tower import DenseTower
 from common.batch import to_unit
 from common.code import code_of
-from common.weights import state_hash
 from methods.per_image import Images, PerImage, Squares, StillImages, array_bytes, bytes_array
 from methods.zeroseg.views import embed_views, view_count
 
@@ -33,7 +32,7 @@ class Teacher(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, clip: CLIP, grids: list[int], feature_norm: FeatureNorm) -> None:
+    def __init__(self, clip: DenseTower, grids: list[int], feature_norm: FeatureNorm) -> None:
         super().__init__()
         self.clip, self.grids, self.feature_norm = clip, grids, feature_norm
         self.register_buffer("mean", torch.zeros(self.channels))
@@ -44,7 +43,7 @@ class Teacher(nn.Module):
 
     @property
     def channels(self) -> int:
-        return int(self.clip.visual.output_dim)
+        return self.clip.channels
 
     def prepare(
         self,
@@ -68,8 +67,8 @@ class Teacher(nn.Module):
         """
         self.images, self.autocast = images, autocast
         if cache is not None:
-            weights = state_hash(self.clip.visual.state_dict())
-            settings = {"teacher": weights, "grids": self.grids, "precision": precision, "code": code_of(embed_views)}
+            weights, code = self.clip.image_weights_hash(), code_of(embed_views, type(self.clip))
+            settings = {"teacher": weights, "grids": self.grids, "precision": precision, "code": code}
             kept = PerImage("views", cache, settings, Squares(images), "--model.cache")
             size = 2 * view_count(self.grids) * self.channels
             self.kept = kept if kept.fill(lambda some: array_bytes(self.embed(some)), workers, size) else None

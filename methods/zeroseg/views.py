@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from backbones.clip import CLIP
+from backbones.tower import DenseTower
 
 AT_ONCE = 512  # views
 
@@ -26,7 +26,7 @@ def view_count(grids: list[int]) -> int:
 
 
 @torch.no_grad()
-def embed_views(clip: CLIP, images: Tensor | list[Tensor], grids: list[int]) -> Tensor:
+def embed_views(clip: DenseTower, images: Tensor | list[Tensor], grids: list[int]) -> Tensor:
     """The teacher's image embeddings (B, n, C), not normalised, of all views.
 
     Args:
@@ -34,7 +34,7 @@ def embed_views(clip: CLIP, images: Tensor | list[Tensor], grids: list[int]) -> 
         images: square ones, (B, 3, S, S) or (3, S, S) of several sizes, in [0, 1].
         grids: sides of the grids.
     """
-    side = clip.visual.image_size[0]
+    side = clip.native_side
     if isinstance(images, Tensor):
         views = cut_views(images, grids, side)
     else:

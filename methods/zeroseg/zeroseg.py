@@ -16,6 +16,7 @@ from torch import Tensor
 
 from backbones.clip import CLIP, EMBEDDED
 from backbones.mae import MAE
+from backbones.towers import load_tower
 from common.errors import UserError
 from common.randomness import ImageNoise, run_seed
 from common.values import Amount, Natural, Share
@@ -62,7 +63,7 @@ class ZeroSeg(TokenSegmenter):
         encoder_init: ``random`` (INFERRED), ``mae`` (published weights) or ``teacher``: DEVIATIONS.
         mae_weights: ``facebook/vit-mae-base``, a folder, or a file of facebookresearch/mae, for ``encoder_init: mae``.
         mae_revision: commit of its repository.
-        clip: the teacher, an open_clip model.
+        clip: the teacher, ``packaged`` or an open_clip model, see :func:`backbones.towers.load_tower`.
         pretrained: its weights.
         revision: commit of an ``hf-hub:`` teacher.
         cache: folder of the views' embeddings; ``auto`` for the cache, null to embed them at every step.
@@ -114,11 +115,14 @@ class ZeroSeg(TokenSegmenter):
         self.mask_ratio, self.feature_norm, self.cache, self.seed = mask_ratio, feature_norm, cache, run_seed(seed)
         self.weights = {"distill": distill, "match": match, "cover": cover, "reconstruct": reconstruct}
         self.dim_reduction, self.set_reduction = dim_reduction, set_reduction
-        self.teacher = Teacher(CLIP(clip, pretrained, revision), self.grids, feature_norm)
-        self.pretrained_parts = ("teacher.clip",) if self.teacher.clip.pretrained else ()
+        teacher = load_tower(clip, pretrained, revision)
+        self.teacher, self.tower_saw = Teacher(teacher, self.grids, feature_norm), teacher.saw
+        self.pretrained_parts = ("teacher.clip",) if teacher.pretrained else ()
         self.student = MAE(size, mae_weights if encoder_init == "mae" else None, mae_revision, norm_pix_loss)
         if encoder_init == "teacher":
-            self.student.start_from(self.teacher.clip)
+            if not isinstance(teacher, CLIP):
+                raise UserError(f"encoder_init teacher needs a ViT, which tower '{teacher.name}' is not; set random or mae.")
+            self.student.start_from(teacher)
         width, channels = self.student.width, self.teacher.channels
         rules = GroupingRules(centre_keys, assignment_scale, mixing)
         self.head = SegmentationHead(width, self.student.heads, group_tokens, depths, rules)

@@ -11,7 +11,7 @@ CHANGED = {
     "short_side": 448, "max_long_side": 1024, "crop": 448, "stride": 56, "templates": "simple", "ensemble": "raw",
     "wording": "sclip", "synonyms": "mean", "temperature": 50.0, "activation": "sigmoid", "background": "words",
     "background_value": 0.1, "area_threshold": 0.1, "position_resize": "bilinear", "refine": "pamr",
-    "upsampling": "twice", "logit_bias": -2.5,
+    "upsampling": "twice", "logit_bias": -2.5, "antialias": True,
     "pamr_dilations": [1, 2], "pamr_iterations": 5, "gate_classes": 5, "neighbours": 5, "neighbour_steps": 3,
 }  # fmt: skip
 WITH = {  # what else must be set for a rule to do something

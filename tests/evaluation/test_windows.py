@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -80,3 +82,12 @@ def test_how_scores_come_to_the_original_size() -> None:
         (scored,) = score_windows(mean_colour, [picture], rules, 1)
         torch.testing.assert_close(scored.merge(slice(None), size), expected[0])
     assert not torch.allclose(resized(grid, size), resized(resized(grid, (32, 43)), size), atol=1e-3)
+
+
+def test_antialiasing_averages_where_an_image_shrinks() -> None:
+    """Columns 1 0 0 1 shrunk to a quarter: two pixels are looked at without, more than all four with it."""
+    image = torch.tensor([1.0, 0, 0, 1]).repeat(16).expand(3, 64, 64)
+    rules = Windows(short_side=16, crop=None, stride=None)
+    assert resize_image(image, rules).max() == 0
+    averaged = resize_image(image, replace(rules, antialias=True))
+    torch.testing.assert_close(averaged[:, :, 1:-1], torch.full((3, 16, 14), 0.5), atol=0.1, rtol=0)

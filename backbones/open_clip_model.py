@@ -1,0 +1,152 @@
+"""Models of open_clip: their weights, their words, their normalisation; what reads the pictures is in subclasses."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from huggingface_hub import snapshot_download
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
+from backbones.tower import DenseTower, join_templates
+from common.errors import UserError, known
+from common.weights import state_hash
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+EMBEDDED = "embedded"
+LOCAL = "local-dir:"  # open_clip's name for a folder that brings its weights
+open_clip.add_model_config(CHECKPOINTS / "tiny_clip.json")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model of open_clip: its ``name`` in results, whether its weights were ``pretrained``, the ``clip``, its tokenizer."""
+
+    name: str
+    pretrained: bool
+    clip: Any
+    tokenizer: Any
+
+
+class OpenCLIPModel(DenseTower):
+    """Base of the towers out of open_clip.
+
+    Args:
+        model: an open_clip model name, ``hf-hub:owner/name``, or the path of an open_clip model config (.json).
+        pretrained: an open_clip tag, the path of a .safetensors or .pt file of weights, ``"embedded"`` for the model
+            shipped with the project, or None for random weights.
+        revision: commit of the ``hf-hub`` repository; required there, so that a result names its weights.
+        loaded: in the place of all these, a model that :func:`load_open_clip` has loaded.
+
+    Raises:
+        UserError: unknown model or tag, weights of another model, a tower that the class cannot read, no network.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: str = "tiny_clip",
+        pretrained: str | None = EMBEDDED,
+        revision: str | None = None,
+        loaded: Loaded | None = None,
+    ) -> None:
+        super().__init__()
+        loaded = loaded or load_open_clip(model, pretrained, revision)
+        self.name, self.pretrained, self.clip, self.tokenizer = loaded.name, loaded.pretrained, loaded.clip, loaded.tokenizer
+        preprocess = open_clip.get_model_preprocess_cfg(self.clip)
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    @property
+    def scale(self) -> Tensor:  # type: ignore[override]  # an attribute of others
+        scale: Tensor = self.clip.logit_scale.exp()
+        return scale
+
+    def image_weights_hash(self) -> str:
+        return state_hash(self.clip.visual.state_dict())
+
+    def text_identity(self, words: list[str]) -> dict[str, str]:
+        tokens = hashlib.sha256(self.tokenizer(words).numpy().tobytes()).hexdigest()
+        return {"weights": self.text_weights_hash(), "tokens": tokens, "open_clip": open_clip.__version__}
+
+    def encode_text(self, words: list[str], templates: list[str], ensemble: str) -> Tensor:
+        prompts = [template.format(word) for word in words for template in templates]
+        tokens = self.tokenizer(prompts).split(256)
+        features = torch.cat([self.clip.encode_text(part.to(self.mean.device)) for part in tokens]).float()
+        return join_templates(features.view(len(words), len(templates), -1), ensemble)
+
+    def text_weights_hash(self) -> str:
+        return state_hash({k: v for k, v in self.clip.state_dict().items() if not k.startswith("visual.")})
+
+
+def load_open_clip(model: str, pretrained: str | None = None, revision: str | None = None) -> Loaded:
+    """See :class:`OpenCLIPModel`."""
+    name, weights = _resolve(model, pretrained, revision)
+    clip = _create(name, weights)
+    found = weights is not None or name.startswith(LOCAL)
+    return Loaded(f"{model}@{pretrained or revision or 'random'}", found, clip, _tokenizer(name))
+
+
+def _resolve(model: str, pretrained: str | None, revision: str | None) -> tuple[str, str | None]:
+    """(name that open_clip knows, tag or path or None)."""
+    if model.startswith("hf-hub:"):
+        return LOCAL + _snapshot(model.removeprefix("hf-hub:"), revision), None
+    if model.endswith(".json"):
+        if not Path(model).is_file():
+            raise UserError(f"model config '{model}' does not exist.")
+        open_clip.add_model_config(model)
+        model = Path(model).stem
+    known("CLIP model", model, open_clip.list_models())
+    if pretrained == EMBEDDED:
+        weights = CHECKPOINTS / f"{model}.safetensors"
+        if not weights.exists():
+            shipped = ", ".join(path.stem for path in CHECKPOINTS.glob("*clip*.safetensors"))
+            raise UserError(f"no embedded weights for '{model}' (shipped: {shipped}). Give --model.pretrained a tag or file.")
+        return model, str(weights)
+    if pretrained is not None and not Path(pretrained).is_file():
+        if Path(pretrained).suffix in {".pt", ".pth", ".safetensors", ".bin"}:
+            raise UserError(f"weights file '{pretrained}' does not exist.")
+        known(f"pretrained tag of {model}", pretrained, [EMBEDDED, *open_clip.list_pretrained_tags_by_model(model)])
+    return model, pretrained
+
+
+def _snapshot(repository: str, revision: str | None) -> str:
+    if revision is None:
+        raise UserError(f"'hf-hub:{repository}' needs a pinned revision: give --model.revision COMMIT.")
+    try:
+        return snapshot_download(repository, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
+    except Exception as error:
+        raise UserError(f"cannot get 'hf-hub:{repository}' at {revision}: {_first_line(error)}") from error
+
+
+def _create(name: str, weights: str | None) -> Any:
+    tag = open_clip.get_pretrained_cfg(name, weights) if weights else {}
+    try:
+        model = open_clip.create_model(
+            name,
+            pretrained=weights,
+            force_quick_gelu=bool(tag.get("quick_gelu")),  # OpenAI weights in a model named without it are silently wrong
+            pretrained_text=False,
+        )
+    except Exception as error:
+        raise UserError(f"cannot load weights '{weights}' into CLIP '{name}': {_first_line(error)}") from error
+    return model.float()
+
+
+def _tokenizer(name: str) -> Any:
+    bpe = CHECKPOINTS / f"{name}_bpe.txt.gz"
+    if bpe.exists():
+        return SimpleTokenizer(str(bpe), context_length=open_clip.get_model_config(name)["text_cfg"]["context_length"])
+    return open_clip.get_tokenizer(name)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
