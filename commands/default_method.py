@@ -15,13 +15,6 @@ SAID = (
 
 
 def with_default_method(options: list[str]) -> list[str] | None:
-    """The options of ``predict`` with the default method in front; None where the user has named one.
-
-    Pictures get a background, unless the user has said whether they do.
-    """
-    given = dict(option_pairs([*options, ""]))
-    if NAMES_A_METHOD & set(given):
-        return None
-    asked = given.get("--data", "").rpartition(".")[2] == "Pictures" and "--data.background" not in given
-    background = ["--data.background=true"] if asked else []
-    return ["--config", shipped(CONFIG), *options, *background]
+    """The options of ``predict`` with the default method in front; None where the user has named one."""
+    given = {option for option, _ in option_pairs([*options, ""])}
+    return None if given & NAMES_A_METHOD else ["--config", shipped(CONFIG), *options]

@@ -160,9 +160,9 @@ def run(arguments: list[str]) -> int:
     options = ["--help" if option == HELP_ALL else option for option in options]
     by_default = None
     if subcommand == "predict":
-        options = expand_predict_options(options)
         by_default = with_default_method(options)
-        options = [*(by_default or options), "--return_predictions=false"]  # they are on disk
+        options = expand_predict_options(by_default or options, background=by_default is not None)
+        options.append("--return_predictions=false")  # they are on disk
     try:
         with tempfile.TemporaryDirectory() as folder:
             cli = build([subcommand, *options], run=True, trained=checkpoint_of(options, Path(folder)))
@@ -223,12 +223,16 @@ def _config(path: str) -> str:
     return path
 
 
-def expand_predict_options(options: list[str]) -> list[str]:
+def expand_predict_options(options: list[str], background: bool = False) -> list[str]:
     """Turns ``--images``, ``--classes``, ``--output`` into LightningCLI options that come after configs, and so win.
 
     The first two go as JSON: words are text, whatever YAML would make of ``a: b`` or ``null``.
+
+    Args:
+        options: as the user gave them.
+        background: whether what is none of the classes is one of its own, unless ``--data.background`` says otherwise.
     """
-    kept, data, output = list[str](), dict[str, str](), list[str]()
+    kept, data, output = list[str](), dict[str, Any](), list[str]()
     remaining = iter(options)
     for option in remaining:
         name, equals, value = option.partition("=")
@@ -242,6 +246,7 @@ def expand_predict_options(options: list[str]) -> list[str]:
         else:
             data[name.removeprefix("--")] = value
     if data:
+        data |= {"background": True} if background else {}
         at = next((i for i, option in enumerate(kept) if option.startswith("--data.")), len(kept))
         kept.insert(at, "--data=" + json.dumps({"class_path": "Pictures", "init_args": data}))
     return kept + output

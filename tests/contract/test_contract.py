@@ -138,6 +138,7 @@ BASE = {"refine": "none", "background": "threshold", "background_value": 0.2, "s
 CHANGES: dict[str, dict[str, Any]] = {  # a rule -> the values, that one's first, which must change a score
     "short_side": {"short_side": 80},
     "max_long_side": {"max_long_side": 70},
+    "antialias": {"antialias": True},
     "crop": {"crop": 32},
     "stride": {"stride": 48},
     "position_resize": {"position_resize": "bilinear"},
