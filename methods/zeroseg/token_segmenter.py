@@ -38,8 +38,8 @@ class TokenSegmenter(Segmenter):
         self.tokens_used: list[int] = []
 
     def followed_rules(self) -> frozenset[str]:
-        """The temperature is in the probabilities of the tokens; so is the gate."""
-        return super().followed_rules() | PROMPT_RULES | {"temperature", "gate_classes"}
+        """The temperature is in the probabilities of the tokens; so is the gate. Scores are of pixels, not upsampled."""
+        return (super().followed_rules() | PROMPT_RULES | {"temperature", "gate_classes"}) - {"upsampling"}
 
     @property
     def temperature(self) -> float:

@@ -56,7 +56,8 @@ def test_context_from_all_its_label_files(labels: str, space: str, tmp_path: Pat
         assert np.array_equal(got, expected)
 
 
-def test_context_is_converted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_context_is_converted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROLABEL_CACHE", str(tmp_path / "cache"))  # found by content: another test may have made it
     options = tiny.make_context(tmp_path)
     data = DATAMODULES["Context"](**options)
     data.prepare_data()
