@@ -13,8 +13,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
 from backbones.attention import RULES, Heads, Rule, rule_named
-from backbones.open_clip_model import CHECKPOINTS, EMBEDDED, Loaded, OpenCLIPModel
-from common.errors import UserError
+from backbones.open_clip_model import CHECKPOINTS, EMBEDDED, OpenCLIPModel
 
 __all__ = ["CHECKPOINTS", "CLIP", "EMBEDDED"]
 
@@ -24,17 +23,11 @@ class CLIP(OpenCLIPModel):
 
     rules = RULES
     has_positions = True
+    unreadable = "has no plain ViT image tower; the attention rules need one, as in ViT-B-16."
 
-    def __init__(
-        self,
-        model: str = "tiny_clip",
-        pretrained: str | None = EMBEDDED,
-        revision: str | None = None,
-        loaded: Loaded | None = None,
-    ) -> None:
-        super().__init__(model, pretrained, revision, loaded)
-        if not is_plain_vit(self.clip.visual):
-            raise UserError(f"model '{model}' has no plain ViT image tower; the attention rules need one, as in ViT-B-16.")
+    @staticmethod
+    def reads(visual: Any) -> bool:
+        return isinstance(visual, VisionTransformer) and visual.attn_pool is None
 
     @property
     def visual(self) -> VisionTransformer:
@@ -138,11 +131,6 @@ class CLIP(OpenCLIPModel):
         last = self.blocks[-1]
         h = last.ln_1(x)
         return cast(Tensor, last.attn(h[:, :1], h, h, need_weights=True)[1][:, 0, 1:])
-
-
-def is_plain_vit(visual: Any) -> bool:
-    """Whether :class:`CLIP` can read an image tower."""
-    return isinstance(visual, VisionTransformer) and visual.attn_pool is None
 
 
 def _rule_attention(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int], rule: Rule) -> Tensor:

@@ -26,6 +26,7 @@ from backbones.lite2 import STRIDE, Lite2
 from backbones.minilm import CHANNELS, FILES, MiniLM
 from backbones.tower import PLAIN, DenseTower, join_templates
 from common.kept import Kept
+from common.synonyms import best_of_class
 from common.weights import state_hash
 
 NAME = "packaged"
@@ -190,8 +191,6 @@ def word_scores(expected: Tensor, text_QC: Tensor, class_of_word: Tensor) -> Ten
 
 def word_prior(cosines: Tensor, class_of_word: Tensor) -> Tensor:
     """(B, Q, 1, 1) the logarithm of the share that each word's class has of the picture."""
-    classes, inverse = class_of_word.unique(return_inverse=True)
-    index = inverse[None, :, None, None].expand_as(cosines)
-    best = cosines.new_full((len(cosines), len(classes), *cosines.shape[2:]), -1.0).scatter_reduce(1, index, cosines, "amax")
-    share = (best / TEMPERATURE).softmax(1).mean((2, 3), keepdim=True)
+    inverse = class_of_word.unique(return_inverse=True)[1]
+    share = (best_of_class(cosines, class_of_word) / TEMPERATURE).softmax(1).mean((2, 3), keepdim=True)
     return share.clamp_min(1e-12).log()[:, inverse]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Loaded:
 
 
 class OpenCLIPModel(DenseTower):
-    """Base of the towers out of open_clip.
+    """Base of the towers out of open_clip, each of which :meth:`reads` some kinds of image towers.
 
     Args:
         model: an open_clip model name, ``hf-hub:owner/name``, or the path of an open_clip model config (.json).
@@ -47,6 +48,7 @@ class OpenCLIPModel(DenseTower):
         UserError: unknown model or tag, weights of another model, a tower that the class cannot read, no network.
     """
 
+    unreadable: str  # what is said of a model that the class does not read
     mean: Tensor
     std: Tensor
 
@@ -59,11 +61,18 @@ class OpenCLIPModel(DenseTower):
     ) -> None:
         super().__init__()
         loaded = loaded or load_open_clip(model, pretrained, revision)
+        if not self.reads(loaded.clip.visual):
+            raise UserError(f"model '{model}' {self.unreadable}")
         self.name, self.pretrained, self.clip, self.tokenizer = loaded.name, loaded.pretrained, loaded.clip, loaded.tokenizer
         preprocess = open_clip.get_model_preprocess_cfg(self.clip)
         self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
+
+    @staticmethod
+    @abstractmethod
+    def reads(visual: Any) -> bool:
+        """Whether the class knows how to read an image tower of open_clip."""
 
     @property
     def scale(self) -> Tensor:  # type: ignore[override]  # an attribute of others

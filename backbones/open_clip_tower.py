@@ -17,9 +17,8 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from torch import Tensor
 
-from backbones.open_clip_model import EMBEDDED, Loaded, OpenCLIPModel
+from backbones.open_clip_model import OpenCLIPModel
 from backbones.tower import PLAIN
-from common.errors import UserError
 
 
 class OpenCLIPTower(OpenCLIPModel):
@@ -28,16 +27,11 @@ class OpenCLIPTower(OpenCLIPModel):
     Pictures of another size are brought to its own, and the grid stands for the whole picture.
     """
 
-    def __init__(
-        self,
-        model: str = "tiny_clip",
-        pretrained: str | None = EMBEDDED,
-        revision: str | None = None,
-        loaded: Loaded | None = None,
-    ) -> None:
-        super().__init__(model, pretrained, revision, loaded)
-        if not isinstance(self.clip.visual, TimmModel | ModifiedResNet):
-            raise UserError(f"model '{model}' pools its image tokens in a way that is not known here; name another model.")
+    unreadable = "pools its image tokens in a way that is not known here; name another model."
+
+    @staticmethod
+    def reads(visual: Any) -> bool:
+        return isinstance(visual, TimmModel | ModifiedResNet)
 
     @property
     def native_side(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import open_clip
 
-from backbones.clip import CLIP, is_plain_vit
+from backbones.clip import CLIP
 from backbones.open_clip_model import EMBEDDED, load_open_clip
 from backbones.open_clip_tower import OpenCLIPTower
 from backbones.tower import DenseTower
@@ -28,7 +28,8 @@ def load_tower(model: str = "tiny_clip", pretrained: str | None = EMBEDDED, revi
     """
     if model != PACKAGED:
         loaded = load_open_clip(model, pretrained, revision)
-        return CLIP(loaded=loaded) if is_plain_vit(loaded.clip.visual) else OpenCLIPTower(model, loaded=loaded)
+        kind = CLIP if CLIP.reads(loaded.clip.visual) else OpenCLIPTower
+        return kind(model, loaded=loaded)
     if pretrained not in (None, EMBEDDED) or revision is not None:
         raise UserError(
             f"the packaged tower has its own weights; '{pretrained or revision}' would be ignored. Leave pretrained and "

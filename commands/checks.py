@@ -40,9 +40,14 @@ def check_processes(devices: Any, cores: int | None = None) -> None:
     Raises:
         UserError: more than :data:`PROCESSES_PER_CORE` of them on each core.
     """
-    cores = cores or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores or os.cpu_count() or 1
+    cores = cores or usable_cores()
     if str(devices).isdigit() and int(devices) > PROCESSES_PER_CORE * cores:
         raise UserError(
             f"{devices} devices would be {devices} processes on {cores} CPU core{'s' if cores > 1 else ''}, each with its own "
             f"copy of model and data. Ask for at most {PROCESSES_PER_CORE * cores}; more than {cores} gain nothing."
         )
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

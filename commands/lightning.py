@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
@@ -27,10 +26,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import datamodules
 import methods
 from commands.checks import check_trainer
-from commands.default_method import SAID, with_default_method
 from commands.errors import plain_errors
 from commands.help import CONFIG_OPTIONS, HELP_ALL, HELP_OPTIONS, print_help
 from commands.network import ask_the_network_first
+from commands.predict_options import PREDICT_HELP, TOWER, predict_options
 from common.arguments import option_pairs
 from common.errors import UserError
 from common.files import read_yaml, shipped, writable_folder
@@ -45,10 +44,6 @@ RUNS = "runs"  # where results go, unless the user says otherwise
 FILE_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 RUN_FOLDER = "(the run's folder)"  # where they write if nothing else is said
 METHODS = methods.METHODS  # imports them, so that their class names are known
-PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
---output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
-Without --config, photographs are segmented by the packaged tower, and what is none of the classes is background.
-"""
 
 
 class Trained(NamedTuple):
@@ -158,19 +153,17 @@ def run(arguments: list[str]) -> int:
         print_help(subcommand, options)
         return 0
     options = ["--help" if option == HELP_ALL else option for option in options]
-    by_default = None
+    by_default = False
     if subcommand == "predict":
-        by_default = with_default_method(options)
-        options = expand_predict_options(by_default or options, background=by_default is not None)
-        options.append("--return_predictions=false")  # they are on disk
+        options, by_default = predict_options(options)
     try:
         with tempfile.TemporaryDirectory() as folder:
             cli = build([subcommand, *options], run=True, trained=checkpoint_of(options, Path(folder)))
     except SIGTERMException:
         print("stopped by SIGTERM; go on with --ckpt_path last", file=sys.stderr, flush=True)
         return 128 + signal.SIGTERM
-    if subcommand == "predict" and by_default:
-        print(SAID)
+    if by_default:
+        print(TOWER)
     elif subcommand == "predict" and cli.model.hparams.get("pretrained") == "embedded":
         print("note: the embedded model has only seen coloured shapes; on photographs its labels are wrong. For real pictures")
         print("      name no --config, or add --config configs/backbones/clip_vit_b16.yaml.")
@@ -221,35 +214,6 @@ def _config(path: str) -> str:
     if Path(path).is_file():
         read_yaml(path)
     return path
-
-
-def expand_predict_options(options: list[str], background: bool = False) -> list[str]:
-    """Turns ``--images``, ``--classes``, ``--output`` into LightningCLI options that come after configs, and so win.
-
-    The first two go as JSON: words are text, whatever YAML would make of ``a: b`` or ``null``.
-
-    Args:
-        options: as the user gave them.
-        background: whether what is none of the classes is one of its own, unless ``--data.background`` says otherwise.
-    """
-    kept, data, output = list[str](), dict[str, Any](), list[str]()
-    remaining = iter(options)
-    for option in remaining:
-        name, equals, value = option.partition("=")
-        if name not in ("--images", "--classes", "--output"):
-            kept.append(option)
-            continue
-        if not equals and (value := next(remaining, "")) == "":
-            raise UserError(f"{name} needs a value.")
-        if name == "--output":
-            output = [f"--trainer.default_root_dir={value}"]
-        else:
-            data[name.removeprefix("--")] = value
-    if data:
-        data |= {"background": True} if background else {}
-        at = next((i for i, option in enumerate(kept) if option.startswith("--data.")), len(kept))
-        kept.insert(at, "--data=" + json.dumps({"class_path": "Pictures", "init_args": data}))
-    return kept + output
 
 
 def checkpoint_of(options: list[str], folder: Path) -> Trained | None:

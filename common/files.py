@@ -103,6 +103,19 @@ def shipped(path: str) -> str:
     return str(beside_the_code) if usable else path
 
 
+def read_lines(path: Path | str, what: str = "file") -> list[str]:
+    """The lines of a text that say something: stripped, neither blank nor a comment (``# ...``).
+
+    Raises:
+        UserError: missing, unreadable, or not UTF-8.
+    """
+    try:
+        lines = [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} '{path}' is not UTF-8 text.") from error
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """The mapping that a YAML file holds; tags that would make Python objects are refused.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, known
-from common.files import read_bytes
+from common.files import read_lines
 from common.images import SUFFIXES, decode_colours, decode_mask
 from datamodules.base import DataModule
 from datamodules.labelled import FilePattern, LabelledPictures
@@ -74,7 +74,8 @@ class Folder(DataModule):
         Raises:
             UserError: a picture without a mask or a mask without a picture, listed.
         """
-        images = ByStem(place(self.images, "images"), SUFFIXES)
+        files = place(self.images, "images")
+        images = FoundFiles(files, "{}", {without_suffix(name, SUFFIXES): name for name in with_suffix(files, SUFFIXES)})
         labels = OwnMasks(place(self.masks, "masks"), self.mask_name, self.colours)
         names = images.known() if self.listing is None else set(self._listed())
         _complete(names - images.known(), f"'{self.listing}' names", f"not in '{self.images}'")
@@ -88,44 +89,41 @@ class Folder(DataModule):
         return self.pictures.complete()
 
     def _listed(self) -> list[str]:
-        lines = [line.strip() for line in read_bytes(str(self.listing)).decode("utf-8-sig").splitlines()]
-        return [without_suffix(line, SUFFIXES) for line in lines if line and not line.startswith("#")]
+        return [without_suffix(line, SUFFIXES) for line in read_lines(str(self.listing), "list")]
 
 
-class ByStem(FilePattern):
-    """Files by their names without suffix, with the folders above them."""
+class FoundFiles(FilePattern):
+    """Files by the names of their pictures, which hold the folders above them.
 
-    def __init__(self, files: Files, suffixes: set[str]) -> None:
-        super().__init__(files, "{}")
-        self.file_of = {without_suffix(name, suffixes): name for name in files.walk() if Path(name).suffix.lower() in suffixes}
+    Args:
+        files: where they lie.
+        pattern: how a file that is not there would be called.
+        file_of: picture -> file.
+    """
+
+    def __init__(self, files: Files, pattern: str, file_of: dict[str, str]) -> None:
+        super().__init__(files, pattern)
+        self.file_of = file_of
 
     def name(self, picture: str) -> str:
-        """The file of a picture."""
-        return self.file_of.get(picture, picture)
+        return self.file_of.get(picture) or super().name(picture)
 
     def known(self) -> set[str]:
         return set(self.file_of)
 
 
-class OwnMasks(FilePattern):
+class OwnMasks(FoundFiles):
     """Masks of ids, or of colours that stand for train ids."""
 
     def __init__(self, files: Files, pattern: str, colours: dict[int, int] | None) -> None:
-        super().__init__(files, pattern)
-        self.colours = colours
         start, end = pattern.split("{}", 1)
-        named = [name for name in files.walk() if Path(name).suffix.lower() in MASK_SUFFIXES]
-        self.file_of = {}
-        for name in named:
+        file_of = {}
+        for name in with_suffix(files, MASK_SUFFIXES):
             folder, slash, file = name.rpartition("/")
             if file.startswith(start) and file.endswith(end) and len(file) >= len(start) + len(end):
-                self.file_of[folder + slash + file[len(start) : len(file) - len(end)]] = name
-
-    def name(self, picture: str) -> str:
-        return self.file_of.get(picture, self.pattern.format(picture))
-
-    def known(self) -> set[str]:
-        return set(self.file_of)
+                file_of[folder + slash + file[len(start) : len(file) - len(end)]] = name
+        super().__init__(files, pattern, file_of)
+        self.colours = colours
 
     def read(self, name: str) -> NDArray[Any]:
         if self.colours is None:
@@ -149,6 +147,11 @@ def place(where: str, option: str) -> Files:
     if path.is_file():
         return Archive(open_archive(path))
     raise UserError(f"'{where}' does not exist. Set --data.{option} to a folder, a .zip or a .tar.")
+
+
+def with_suffix(files: Files, suffixes: set[str]) -> list[str]:
+    """Names of the files, however deep, that end in one of the suffixes."""
+    return [name for name in files.walk() if Path(name).suffix.lower() in suffixes]
 
 
 def without_suffix(name: str, suffixes: set[str]) -> str:

@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from common.errors import UserError, known
-from common.files import read_bytes
+from common.files import read_bytes, read_lines
 
 FOLDER = Path(__file__).parent / "vocabularies"
 MAX_CLASS_FILE_BYTES = 1_000_000
@@ -216,13 +216,8 @@ def _spread_bits(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def _read_class_file(path: Path) -> str:
-    """The lines that hold classes: neither blank nor a comment (``# ...``)."""
     if not path.is_file():
         raise UserError(f"class file '{path}' does not exist. Give a text file or words such as 'cat; dog'.")
     if path.stat().st_size > MAX_CLASS_FILE_BYTES:
         raise UserError(f"class file '{path}' is larger than {MAX_CLASS_FILE_BYTES} bytes; is it a list of words?")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"class file '{path}' is not UTF-8 text.") from error
-    return "\n".join(line for line in lines if line and not line.startswith("#"))
+    return "\n".join(read_lines(path, "class file"))

@@ -41,7 +41,7 @@ class _MapCrossEntropy(torch.autograd.Function):
                     loss, count, gradient[i] = _loss_and_gradient(one, wanted, up, across, limit)
                 else:
                     classes = active[i].nonzero()[:, 0]
-                    loss, count, part = _loss_and_gradient(one[classes], _among(classes, wanted), up, across, limit)
+                    loss, count, part = _loss_and_gradient(one[classes], position_among(classes, wanted), up, across, limit)
                     gradient[i, classes] = part
                 total += loss
                 pixels += count
@@ -81,7 +81,7 @@ def upsampling(coarse: int, fine: int) -> Tensor:
     return F.interpolate(torch.eye(coarse)[None], fine, mode="linear", align_corners=False)[0].T.contiguous()
 
 
-def _among(classes: Tensor, target: Tensor) -> Tensor:
+def position_among(classes: Tensor, target: Tensor) -> Tensor:
     """Class ids as positions among some classes (A,); ``IGNORED`` for the others."""
     position = torch.full((IGNORED + 1,), IGNORED, device=target.device)
     position[classes] = torch.arange(len(classes), device=target.device)

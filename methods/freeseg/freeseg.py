@@ -25,14 +25,16 @@ from common.code import code_of
 from common.distributed import gathered
 from common.errors import UserError, known
 from common.randomness import run_seed
+from common.synonyms import best_of_class
 from common.values import Amount, Natural
 from common.weights import state_hash
 from methods.freeseg.mined_masks import MaskStatistics, decode, encode, statistics_of
 from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine
 from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy
 from methods.freeseg.preview import MinedPicture, mining_preview
-from methods.freeseg.similarity import SimilarityMaker, best_of_class, itsm, signed
+from methods.freeseg.similarity import SimilarityMaker, itsm, signed
 from methods.freeseg.similarity_map import SimilarityCLIP
+from methods.map_loss import position_among
 from methods.optim import adamw, warmup_cosine, with_step_schedule
 from methods.per_image import PerImage, StillImages
 from methods.supervision import Supervision
@@ -84,7 +86,7 @@ class FreeSeg(SimilarityCLIP):
         self.masks, self.augment, self.network_name = masks, augment, network
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.sees = self.map_sees if self.map_sees is Supervision.CAPTIONS else Supervision.PICTURES
-        channels = int(self.backbone.visual.output_dim)
+        channels = self.backbone.channels
         self.closed = closed_outputs or None
         self.network = SegFormer(network, closed_outputs or channels, network_weights, network_revision)
         if not closed_outputs:
@@ -135,7 +137,7 @@ class FreeSeg(SimilarityCLIP):
         for some in images.split(maker.at_once(*images.shape[2:])):
             some = to_unit(some.to(self.device))
             cosines, similarity = maker(some)
-            probability = image_level(cosines, self.backbone.clip.logit_scale.exp(), self.mining)
+            probability = image_level(cosines, self.backbone.scale, self.mining)
             mined += mine(similarity, probability, some, self.mining, classes, background)
         return mined
 
@@ -191,22 +193,25 @@ class FreeSeg(SimilarityCLIP):
         images = batch["image"]
         mined = self.mine(images) if self.mined is None else self._kept(self.mined, batch["index"].tolist(), images)
         labels = torch.stack([one.labels for one in mined]).to(self.device)
-        active = torch.stack([one.active for one in mined]).to(self.device) & self._found_with(labels)
+        classes = self.class_of_word.unique()
+        active = torch.stack([one.active for one in mined]).to(self.device) & self._found_with(labels, classes)
         if self.augment:
             images, labels = augmented(images, labels, [(self.seed, self.global_step, i) for i in batch["index"].tolist()])
-        logits, classes = best_of_class(self(images).float(), self.class_of_word), self.class_of_word.unique()
-        position = torch.full((IGNORED + 1,), IGNORED, device=self.device)
-        position[classes] = torch.arange(len(classes), device=self.device)
-        known_of = (position[labels.long()], active[:, classes])
+        logits = best_of_class(self(images).float(), self.class_of_word)
+        known_of = (position_among(classes, labels.long()), active[:, classes])
         loss = partial_cross_entropy(logits, *known_of, self.mining.min_labelled_share, self.guard, self.guard_at)
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/labelled", (labels != IGNORED).float().mean())
         return loss
 
-    def _found_with(self, labels: Tensor) -> Tensor:
-        """(256,) bool, the classes that any mask has shown so far: without one, a class would only be unlearnt."""
-        here = (torch.bincount(labels.flatten(), minlength=IGNORED + 1) > 0).cpu()
-        self.found |= torch.stack(gathered([here])).any(0)
+    def _found_with(self, labels: Tensor, classes: Tensor) -> Tensor:
+        """(256,) bool, the classes that any mask has shown so far: without one, a class would only be unlearnt.
+
+        Processes ask each other until every class was found.
+        """
+        if not self.found[classes.cpu()].all():
+            here = (torch.bincount(labels.flatten(), minlength=IGNORED + 1) > 0).cpu()
+            self.found |= torch.stack(gathered([here])).any(0)
         return self.found.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

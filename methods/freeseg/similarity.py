@@ -21,6 +21,7 @@ from torch import Tensor
 from backbones.attention import RuleName, rule_named
 from backbones.clip import CLIP
 from backbones.feature_surgery import SHARPNESS, feature_surgery
+from common.synonyms import best_of_class
 from evaluation.rules import Windows
 from evaluation.windows import overlaid, resized_side_lengths, window_boxes
 
@@ -59,7 +60,7 @@ class SimilarityMaker:
 
     def at_once(self, height: int, width: int) -> int:
         """Pictures of a size that are looked at together, each with its mirrored copy."""
-        native = int(self.clip.visual.image_size[0])
+        native = self.clip.native_side
         return max(1, self.batch * native**2 // (2 * height * width))
 
     def _look(self, images: Tensor, view: Windows) -> tuple[Tensor, Tensor]:
@@ -94,16 +95,6 @@ class SimilarityMaker:
             patches = best_of_class(of_patches, self.class_of_word)
         straight, mirrored = patches.chunk(2)
         return whole.chunk(2)[0], (straight + mirrored.flip(3)) / 2
-
-
-def best_of_class(values: Tensor, class_of_word: Tensor) -> Tensor:
-    """(B, Q, ...) of words -> (B, K, ...), the highest among each class's, classes in ascending order."""
-    classes, position = class_of_word.unique(return_inverse=True)
-    if len(classes) == len(position):
-        return values[:, position.argsort()] if (position.diff() < 0).any() else values
-    best = values.new_full((len(values), len(classes), *values.shape[2:]), -torch.inf)
-    index = position.view(1, -1, *[1] * (values.ndim - 2)).expand_as(values)
-    return best.scatter_reduce(1, index, values, "amax")
 
 
 def itsm(similarity: Tensor) -> Tensor:

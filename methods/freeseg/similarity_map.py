@@ -104,7 +104,7 @@ def views_of(views: list[dict[str, Any]] | None, clip: CLIP) -> tuple[Windows, .
     Raises:
         UserError: an unknown or impossible value, windows that do not lie on CLIP's patches, or no whole picture in front.
     """
-    native, patch = int(clip.visual.image_size[0]), clip.stride
+    native, patch = clip.native_side, clip.stride
     half = native // 2 // patch * patch
     views = views or [{"short_side": native}, {"short_side": 2 * native, "crop": native, "stride": half}]
     for key in (key for view in views for key in view):
