@@ -54,12 +54,9 @@ class Inference:
     @torch.inference_mode()
     def label_maps(self, images: list[Tensor], with_score: bool = False) -> list[LabelMap]:
         """Label maps, each at its image's size."""
-        classes = self.class_of_word
-        if self.background_channel:
-            classes = torch.cat([classes, classes.new_tensor([self.background])])
         decided = (self.protocol.decision, self.background, self.kind, with_score)
         return [
-            label_map(scored, classes, (image.shape[1], image.shape[2]), *decided)
+            label_map(scored, self.class_of_score, (image.shape[1], image.shape[2]), *decided)
             for scored, image in zip(self.score_images(images), images, strict=True)
         ]
 
@@ -69,6 +66,13 @@ class Inference:
         decision = self.protocol.decision
         acts = self.background_channel or decision.refine == "neighbours" or decision.activation == "sigmoid"
         return "probability" if acts else self.scores
+
+    @property
+    def class_of_score(self) -> Tensor:
+        """Train ids of the scores' channels: of the words and, where each window gets one, of the background's channel."""
+        if not self.background_channel:
+            return self.class_of_word
+        return torch.cat([self.class_of_word, self.class_of_word.new_tensor([self.background])])
 
     @property
     def background_channel(self) -> bool:

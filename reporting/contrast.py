@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics import Metric
 
 from common.distributed import is_padding_sample
+from common.synonyms import best_of_class
 
 
 class MeanScoreContrast(Metric):
@@ -60,11 +60,11 @@ class ScoreContrast(Callback):
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
+        class_of_score, classes = pl_module.inference.class_of_score, pl_module.vocabulary.num_classes
         for windows, mask, index in zip(pl_module.score_images(batch["image"]), batch["mask"], batch["index"], strict=True):
             if not is_padding_sample(index):
                 words = windows.merge(slice(None), mask.shape)
-                words = F.interpolate(words[None], mask.shape, mode="bilinear", align_corners=False)[0]
-                self.metric.update(_best_word(words, pl_module.class_of_word, pl_module.vocabulary.num_classes), mask)
+                self.metric.update(_best_word(words, class_of_score, classes), mask)
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pl_module.log("test/mean_score_contrast", self.metric.compute().float(), rank_zero_only=True)
@@ -73,5 +73,6 @@ class ScoreContrast(Callback):
 def _best_word(words_QHW: Tensor, class_of_word: Tensor, classes: int) -> Tensor:
     """(K, H, W): each class's best word, minus infinity for a class that is not asked."""
     scores = words_QHW.new_full((classes, *words_QHW.shape[1:]), -torch.inf)
-    of = class_of_word.to(scores.device)[:, None, None].expand_as(words_QHW)
-    return scores.scatter_reduce(0, of, words_QHW, "amax")
+    asked = class_of_word.to(scores.device)
+    scores[asked.unique()] = best_of_class(words_QHW[None], asked)[0]
+    return scores

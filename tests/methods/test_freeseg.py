@@ -22,6 +22,7 @@ from backbones.clip import CLIP
 from commands.lightning import build
 from common.batch import IGNORED
 from common.errors import UserError
+from common.synonyms import best_of_class
 from datamodules import DATAMODULES
 from evaluation import Vocabulary
 from evaluation.protocol_in_words import in_words
@@ -31,7 +32,7 @@ from methods.freeseg.mined_masks import decode, encode, statistics_of
 from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, partial_label, partial_pixel, smoothed
 from methods.freeseg.partial_loss import augmented, partial_cross_entropy
 from methods.freeseg.pooling import Pooling, attended, pool
-from methods.freeseg.similarity import best_of_class, itsm, signed
+from methods.freeseg.similarity import itsm, signed
 from methods.info_nce import caption_is_true, info_nce
 from reporting.checkpoints import last_checkpoint
 from reporting.contrast import MeanScoreContrast, ScoreContrast
@@ -95,6 +96,16 @@ def test_contrast_of_a_test_is_that_of_its_maps() -> None:
         maps = torch.stack([best.get(k, nothing) for k in range(model.vocabulary.num_classes)])
         metric.update(maps, picture["mask"])
     assert logged["test/mean_score_contrast"] == pytest.approx(float(metric.compute()), abs=1e-5)
+
+
+def test_contrast_of_maps_with_a_channel_for_the_background() -> None:
+    values = {"background": "threshold", "background_value": 0.9}
+    data = DATAMODULES["Shapes"]("shapes13", pictures=2, num_workers=0)
+    model: Any = METHODS["TrainingFree"]("sclip", protocol_values=values)
+    model.use_vocabulary(data.vocabulary)
+    (found,) = lightning.Trainer(**QUIET, callbacks=[ScoreContrast()]).test(model, data, verbose=False)
+    assert model.inference.class_of_score.tolist() == [*model.class_of_word.tolist(), 0]
+    assert 0.1 < found["test/mean_score_contrast"] < 0.9
 
 
 @pytest.mark.parametrize("how", ["smooth_min", "log_sum_exp"])
