@@ -1,6 +1,6 @@
 """FreeSeg (arXiv 2209.13558): masks mined from the similarity map of a CLIP, and a network trained on them.
 
-1. Map: the ITSM (:mod:`methods.freeseg.similarity`) of CLIP, of CLIP Surgery or of a trained ICLIP.
+1. Map: the ITSM (:mod:`methods.freeseg.similarity`) of CLIP, of CLIP Surgery, of a trained ICLIP or of another tower.
 2. Mining: image-level scores say which classes are present (partial label), the map which pixels are sure (partial pixel).
 3. Training: cross-entropy over the labelled pixels and the classes that the picture says something about.
 
@@ -145,15 +145,15 @@ class FreeSeg(SimilarityCLIP):
         """Mines the masks of all training images, where they are kept."""
         if self.masks is None:
             return
-        of_map = {"logit_scale": self.backbone.clip.logit_scale}
+        of_map = {"scale": self.backbone.scale}
         of_map |= {} if self.projection is None else {"projection": self.projection}
         settings = {
             "words": [self.words, self.class_of_text.tolist()],
-            "clip": state_hash(self.backbone.visual.state_dict() | of_map),
+            "tower": [self.backbone.image_weights_hash(), state_hash(of_map)],
             "text": state_hash({"text": self.text_QC}),
             "map": {"rule": self.rule_name, "views": [asdict(view) for view in self.views]},
             "rules": asdict(self.mining) | {"background of": self.vocabulary.background},
-            "code": code_of(SimilarityMaker, mine),
+            "code": code_of(SimilarityMaker, type(self.backbone), mine),
         }
         masks = PerImage("masks", self.masks, settings, images, "--model.masks")
         if masks.fill(lambda some: [encode(mask) for mask in self.mine(torch.stack([*some]))], workers):

@@ -21,6 +21,7 @@ from torch import Tensor
 from backbones.attention import RuleName, rule_named
 from backbones.clip import CLIP
 from backbones.feature_surgery import SHARPNESS, feature_surgery
+from backbones.tower import DenseTower
 from common.synonyms import best_of_class
 from evaluation.rules import Windows
 from evaluation.windows import overlaid, resized_side_lengths, window_boxes
@@ -30,19 +31,19 @@ Sign = Literal["raw", "reversed", "auto"]
 
 @dataclass(frozen=True)
 class SimilarityMaker:
-    """Cosines of patches and classes by a CLIP.
+    """How much patches show classes, by a tower: cosines, or what the tower itself compares with words.
 
     Attributes:
-        clip: the model.
+        tower: the model.
         text: (Q, C) unit embeddings of the words.
         class_of_word: (Q,) class of each.
         rule: attention rule of the dense tokens.
-        views: how CLIP looks at a picture: whole, or in windows; the map is the mean over views, mirrored ones included.
+        views: how the tower looks at a picture: whole, or in windows; the map is the mean over views, mirrored ones included.
         projection: (D, C) of the dense tokens, in the place of CLIP's own (ICLIP).
-        batch: crops of CLIP's own size that it sees at once; of larger ones fewer. Bounds the memory, changes no result.
+        batch: crops of the tower's own size that it sees at once; of larger ones fewer. Bounds the memory, changes no result.
     """
 
-    clip: CLIP
+    tower: DenseTower
     text: Tensor
     class_of_word: Tensor
     rule: RuleName
@@ -52,7 +53,7 @@ class SimilarityMaker:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines of images (B, 3, H, W) in [0, 1]: (B, N, K) of their crops by CLIP itself, and the map's (B, K, h, w)."""
+        """Of images (B, 3, H, W) in [0, 1]: cosines (B, N, K) of crops by the unchanged tower, and the map (B, K, h, w)."""
         found = [self._look(images, view) for view in self.views]
         finest = max((tuple(maps.shape[2:]) for _, maps in found), key=lambda grid: grid[0] * grid[1])
         maps = [F.interpolate(maps, finest, mode="bilinear", align_corners=False) for _, maps in found]
@@ -60,12 +61,12 @@ class SimilarityMaker:
 
     def at_once(self, height: int, width: int) -> int:
         """Pictures of a size that are looked at together, each with its mirrored copy."""
-        native = self.clip.native_side
+        native = self.tower.native_side
         return max(1, self.batch * native**2 // (2 * height * width))
 
     def _look(self, images: Tensor, view: Windows) -> tuple[Tensor, Tensor]:
         """Cosines (B, n, K) of one view's crops and (B, K, h, w) of the patches of all of them, averaged where they overlap."""
-        patch = self.clip.stride
+        patch = self.tower.stride
         lengths = resized_side_lengths(images.shape[2], images.shape[3], view)
         size = (-(-lengths[0] // patch) * patch, -(-lengths[1] // patch) * patch)
         boxes = window_boxes(*size, view)
@@ -76,16 +77,13 @@ class SimilarityMaker:
             crop = (sized[:, :, top:bottom, left:right] for top, left, bottom, right in boxes)
             seen = [self._both_ways(one, view.position_resize) for one in crop]
             crops.append(torch.stack([of_crop for of_crop, _ in seen], 1))
-            maps.append(overlaid([of_patches for _, of_patches in seen], cells, (size[0] // patch, size[1] // patch)))
+            of_crops = [of_patches for _, of_patches in seen]
+            maps.append(of_crops[0] if len(boxes) == 1 else overlaid(of_crops, cells, (size[0] // patch, size[1] // patch)))
         return torch.cat(crops), torch.cat(maps)
 
     def _both_ways(self, images: Tensor, position_resize: str) -> tuple[Tensor, Tensor]:
         """Cosines (B, K) of images, and (B, K, h, w) of their patches, which are the mean of the image and its mirror image."""
-        pooled, dense = self.clip.tokens(
-            torch.cat([images, images.flip(3)]), self.rule, position_resize, pooled=True, projection=self.projection
-        )
-        assert pooled is not None
-        words, of_patches = pooled @ self.text.T, torch.einsum("bchw,qc->bqhw", dense, self.text)
+        words, of_patches = self._of_words(torch.cat([images, images.flip(3)]), position_resize)
         whole = best_of_class(words, self.class_of_word)
         if rule_named(self.rule).surgery:  # each word has a weight of its own; in what all have in common a class counts once
             position = self.class_of_word.unique(return_inverse=True)[1]
@@ -95,6 +93,16 @@ class SimilarityMaker:
             patches = best_of_class(of_patches, self.class_of_word)
         straight, mirrored = patches.chunk(2)
         return whole.chunk(2)[0], (straight + mirrored.flip(3)) / 2
+
+    def _of_words(self, images: Tensor, position_resize: str) -> tuple[Tensor, Tensor]:
+        """Cosines (B, Q) of images, and what (B, Q, h, w) their patches have of the words."""
+        if not isinstance(self.tower, CLIP):
+            reading = {"rule": self.rule, "position_resize": position_resize}
+            of_patches, _ = self.tower.compare(images, self.text, self.class_of_word, **reading)
+            return self.tower.embed_image(images) @ self.text.T, of_patches
+        pooled, dense = self.tower.tokens(images, self.rule, position_resize, pooled=True, projection=self.projection)
+        assert pooled is not None
+        return pooled @ self.text.T, torch.einsum("bchw,qc->bqhw", dense, self.text)
 
 
 def itsm(similarity: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backbones.attention import RuleName
 from backbones.clip import CLIP
+from backbones.tower import DenseTower
 from common.errors import UserError, known
 from evaluation.inference import Inference
 from evaluation.rules import WINDOW_RULES, Windows
@@ -26,15 +27,13 @@ class SimilarityCLIP(DenseCLIP, ABC):
     """Base of what shows a similarity map or learns from one.
 
     Args:
-        views: how CLIP looks at a picture, each like a protocol's windows: ``{short_side: 448, crop: 224, stride: 112}``, or
-            without ``crop`` as a whole, which the first must be. The map is the mean over the views. Null: whole at CLIP's
-            own size n, and in windows of n at twice the size, half of them overlapping.
+        views: how the tower looks at a picture, each like a protocol's windows: ``{short_side: 448, crop: 224, stride: 112}``,
+            or without ``crop`` as a whole, which the first must be. The map is the mean over the views. Null: whole at the
+            tower's own size n, and by a CLIP in windows of n at twice the size too, half of them overlapping.
         iclip: projection that :class:`methods.ICLIP` wrote; null for CLIP's own.
         rule: attention rule of the map: ``maskclip``, ``surgery``, ``clip`` ...
         options: as of :class:`methods.dense_clip.DenseCLIP`.
     """
-
-    backbone: CLIP
 
     def __init__(
         self,
@@ -44,8 +43,9 @@ class SimilarityCLIP(DenseCLIP, ABC):
         **options: Any,
     ) -> None:
         super().__init__(rule=rule, **options)
-        self.check_clip()  # whose patches tile a picture, as the views' windows must
         self.views = views_of(views, self.backbone)
+        if iclip is not None:
+            self.check_clip()
         learnt = None if iclip is None else read_projection(iclip, rule)
         self.register_buffer("projection", None if learnt is None else learnt[0])
         self.map_sees = Supervision.NOTHING if learnt is None else learnt[1]
@@ -98,24 +98,35 @@ class SimilarityMap(SimilarityCLIP):
         return self.similarity(images)[1]
 
 
-def views_of(views: list[dict[str, Any]] | None, clip: CLIP) -> tuple[Windows, ...]:
+def views_of(views: list[dict[str, Any]] | None, tower: DenseTower) -> tuple[Windows, ...]:
     """The views that the user gave, or those of ``views: null``.
 
     Raises:
-        UserError: an unknown or impossible value, windows that do not lie on CLIP's patches, or no whole picture in front.
+        UserError: an unknown or impossible value, windows that do not lie on the tower's patches, or no whole picture in front.
     """
-    native, patch = clip.native_side, clip.stride
-    half = native // 2 // patch * patch
-    views = views or [{"short_side": native}, {"short_side": 2 * native, "crop": native, "stride": half}]
+    views = views or _usual_views(tower)
     for key in (key for view in views for key in view):
         known("setting of a view", key, [field.name for field in fields(Windows)])
     found = tuple(Windows(**WHOLE | view) for view in views)
     if found[0].crop is not None:
         raise UserError(f"the first of the views is {views[0]}; it must be the whole picture, which says what is there.")
+    patch = tower.stride
     for windows in found:
+        if windows.crop is not None and not isinstance(tower, CLIP):
+            raise UserError(
+                f"views: crop {windows.crop} needs a ViT's patches, which tower '{tower.name}' has not; leave it away."
+            )
         if windows.crop is not None and (windows.crop % patch or (windows.stride or 0) % patch):
             raise UserError(f"views: crop {windows.crop} and stride {windows.stride} must be multiples of the patch, {patch}.")
     return found
+
+
+def _usual_views(tower: DenseTower) -> list[dict[str, Any]]:
+    native = tower.native_side
+    whole: dict[str, Any] = {"short_side": native}
+    if not isinstance(tower, CLIP):
+        return [whole]
+    return [whole, {"short_side": 2 * native, "crop": native, "stride": native // 2 // tower.stride * tower.stride}]
 
 
 def read_projection(file: str, rule: str) -> tuple[Tensor, Supervision]:

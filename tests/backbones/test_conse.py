@@ -18,7 +18,8 @@ from backbones.lite2 import FILE, Lite2
 from backbones.minilm import MiniLM
 from common.errors import UserError
 from common.kept import Kept
-from methods import TrainingFree, ZeroSeg
+from common.synonyms import best_of_class
+from methods import FreeSeg, TrainingFree, ZeroSeg
 from tests.conftest import SHARED, needs_shared
 
 VOC = SHARED / "real" / "VOCdevkit" / "VOC2012"
@@ -156,6 +157,37 @@ def test_zeroseg_takes_it_as_its_teacher() -> None:
     assert model.segment(torch.rand(3, 64, 64)).labels.shape == (64, 64)
     with pytest.raises(UserError, match="encoder_init teacher needs a ViT, which tower 'packaged' is not"):
         ZeroSeg(clip="packaged", encoder_init="teacher")
+
+
+def test_freeseg_mines_its_map() -> None:
+    model = FreeSeg(clip="packaged", rule="clip", views=[{"short_side": 176}])
+    assert model.sees_in_words == "unlabelled pictures, its tower ImageNet's image labels"
+    model.use_vocabulary("cat, kitten; dog; sofa")
+    images = torch.rand(2, 3, 176, 208, generator=torch.Generator().manual_seed(0))
+    cosines, similarity = model.similarity(images)
+    asked = (model.text_QC, model.class_of_word)
+    straight, mirrored = (
+        best_of_class(model.backbone.compare(one, *asked)[0], model.class_of_word) for one in (images, images.flip(3))
+    )
+    torch.testing.assert_close(similarity, (straight + mirrored.flip(3)) / 2)
+    whole = best_of_class(model.backbone.embed_image(images) @ model.text_QC.T, model.class_of_word)
+    torch.testing.assert_close(cosines[:, 0], whole)
+    masks = model.mine(images)
+    assert [mask.labels.shape for mask in masks] == [(176, 208)] * 2
+    assert all(set(mask.labels.unique().tolist()) <= {0, 1, 2, 255} for mask in masks)
+    assert model.segment(images[0]).labels.shape == (176, 208)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"views": [{"short_side": 161}, {"short_side": 322, "crop": 160, "stride": 80}]}, "crop 160 needs a ViT's patches"),
+        ({"iclip": "projection.safetensors"}, "reads parts of a CLIP's ViT, which tower 'packaged' is not"),
+    ],
+)
+def test_freeseg_asks_a_vit_for_what_only_a_vit_has(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FreeSeg(clip="packaged", rule="clip", **options)
 
 
 @needs_shared
