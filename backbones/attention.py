@@ -3,6 +3,7 @@
 All act on the queries, keys and values (B, heads, 1 + h*w, d) of a block, row 0 being the class token, and run on fused
 attention. A rule also says whether the block's residual and feed-forward paths stay, and how many blocks it changes.
 With more than one block the rule runs on a stream of its own beside the unchanged one (CLIP Surgery, section 3.1).
+A rule may also read the tokens after every block and make the last one's output by itself (SC-CLIP).
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backbones.blocks import Layers
+from backbones.sc_clip import calibrated
 from common.errors import known
 
-RuleName = Literal["clip", "maskclip", "maskclip_bare", "sclip", "naclip", "clearclip", "gem", "surgery"]
+RuleName = Literal["clip", "maskclip", "maskclip_bare", "sclip", "naclip", "clearclip", "gem", "surgery", "sc_clip"]
 NACLIP_SIGMA = 5.0  # patches
 
 
@@ -31,6 +34,19 @@ class Heads:
     v: Tensor
     x: Tensor
     grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LayersRule:
+    """How the tokens after all blocks but the last make dense tokens.
+
+    Attributes:
+        read: layers -> (B, 1 + h*w, D), what stands for the last block's output.
+        surgery: as of :class:`Rule`.
+    """
+
+    read: Callable[[Layers], Tensor]
+    surgery: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,7 @@ def _gem(heads: Heads, iterations: int = 1) -> Tensor:
     return torch.stack(mixed).mean(0)
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Rule | LayersRule] = {
     "clip": Rule(lambda a: _attend(a.q, a.k, a.v)),
     "maskclip": Rule(lambda a: a.v),  # the official code: the value path inside the whole block
     "maskclip_bare": Rule(lambda a: a.v, residual=False, feed_forward=False),  # as the ClearCLIP repository reads it
@@ -89,9 +105,10 @@ RULES: dict[str, Rule] = {
     "clearclip": Rule(lambda a: _attend(a.q, a.q, a.v), residual=False, feed_forward=False),
     "gem": Rule(_gem, feed_forward=False, depth=6),
     "surgery": Rule(lambda a: _attend(a.v, a.v, a.v), feed_forward=False, depth=6, surgery=True),
+    "sc_clip": LayersRule(calibrated),
 }
 
 
-def rule_named(name: str) -> Rule:
+def rule_named(name: str) -> Rule | LayersRule:
     """Raises UserError for an unknown name, naming the known ones."""
     return RULES[known("attention rule", name, RULES)]

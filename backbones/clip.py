@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
-from backbones.attention import RULES, Heads, Rule, rule_named
+from backbones.attention import RULES, Heads, LayersRule, Rule, rule_named
+from backbones.blocks import Layers, heads_of, joined
 from backbones.open_clip_model import CHECKPOINTS, EMBEDDED, OpenCLIPModel
 
 __all__ = ["CHECKPOINTS", "CLIP", "EMBEDDED"]
@@ -105,8 +106,12 @@ class CLIP(OpenCLIPModel):
         table = resize_positions(self.visual.positional_embedding, self.visual.grid_size, grid, position_resize)
         return self.visual.ln_pre(x + table), grid
 
-    def _run(self, x: Tensor, grid: tuple[int, int], rule: Rule, keep_original: bool) -> tuple[Tensor, Tensor]:
+    def _run(self, x: Tensor, grid: tuple[int, int], rule: Rule | LayersRule, keep_original: bool) -> tuple[Tensor, Tensor]:
         """The transformer: (unchanged stream if kept, stream of the rule), both (B, 1 + n, D)."""
+        if isinstance(rule, LayersRule):
+            *before, last = self.blocks
+            tokens = [x := block(x) for block in before]
+            return last(x) if keep_original else x, rule.read(Layers(tokens, last, grid))
         depth = min(rule.depth, len(self.blocks) - 1)  # a shallow model keeps at least one plain block
         for block in self.blocks[:-depth]:
             x = block(x)
@@ -136,10 +141,7 @@ class CLIP(OpenCLIPModel):
 def _rule_attention(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int], rule: Rule) -> Tensor:
     """out_proj(rule(q, k, v)), (B, 1 + n, D)."""
     h = block.ln_1(x)
-    attention = block.attn
-    qkv = F.linear(h, attention.in_proj_weight, attention.in_proj_bias)
-    q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in qkv.chunk(3, dim=-1))
-    return cast(Tensor, attention.out_proj(rule.mix(Heads(q, k, v, h, grid)).transpose(1, 2).flatten(2)))
+    return joined(block, rule.mix(Heads(*heads_of(block, h), h, grid)))
 
 
 def resize_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, int], how: str) -> Tensor:

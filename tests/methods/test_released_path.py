@@ -1,8 +1,9 @@
 """The whole path from a picture's file to its label map, against label maps that the released code made.
 
-``released_label_maps.npz`` holds what the segmentors of SCLIP@b56bd30, NACLIP@0cac3a6 and ClearCLIP@ad68a40 answered with their
-own configurations and class files, run by hand on the CPU in float32 (mmseg's registry stubbed, pictures read and resized by
-OpenCV as mmcv does) with the weights that :func:`drawn_weights` makes: PRESET_BENCHMARK/PICTURE -> every fourth pixel.
+``released_label_maps.npz`` holds what the segmentors of SCLIP@b56bd30, NACLIP@0cac3a6, ClearCLIP@ad68a40 and SC-CLIP@0417ba9
+answered with their own configurations and class files, run by hand on the CPU in float32 (mmseg's registry stubbed, pictures
+read and resized by OpenCV as mmcv does) with the weights that :func:`drawn_weights` makes: PRESET_BENCHMARK/PICTURE -> every
+fourth pixel.
 GroupViT@13b7861's are made alike, but resized in float32: its tokens are dealt out hard, and with drawn weights the rounding of
 a grey level changes who gets what.
 """
@@ -25,10 +26,10 @@ from methods import METHODS
 from tests.conftest import SHARED, needs_shared
 
 pytestmark = needs_shared
-MODEL = {
+MODEL: dict[str, Any] = {
     "embed_dim": 64,
     "quick_gelu": True,
-    "vision_cfg": {"image_size": 224, "layers": 3, "width": 128, "patch_size": 16},
+    "vision_cfg": {"image_size": 224, "width": 128, "patch_size": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2},
 }
 RELEASED = Path(__file__).with_name("released_label_maps.npz")
@@ -94,21 +95,21 @@ def drawn_groupvit(shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
     return state
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("clip")
-    config, weights = folder / "drawn_clip.json", folder / "drawn.safetensors"
-    config.write_text(json.dumps(MODEL))
+def drawn_clip(folder: Path, layers: int) -> dict[str, str]:
+    """Options that name a CLIP of so many blocks with drawn weights."""
+    config, weights = folder / f"drawn_clip_{layers}.json", folder / "drawn.safetensors"
+    vision = {**MODEL["vision_cfg"], "layers": layers}
+    config.write_text(json.dumps({**MODEL, "vision_cfg": vision}))
     open_clip.add_model_config(config)
-    model = open_clip.create_model("drawn_clip")
+    model = open_clip.create_model(config.stem)
     save_file(drawn_weights({name: weight.shape for name, weight in model.named_parameters()}), weights)
     return {"clip": str(config), "pretrained": str(weights)}
 
 
-@pytest.mark.parametrize("rule", ["sclip", "naclip", "clearclip"])
-def test_label_maps_are_those_of_the_released_code(rule: str, clip: dict[str, str]) -> None:
+@pytest.mark.parametrize(("rule", "layers"), [("sclip", 3), ("naclip", 3), ("clearclip", 3), ("sc_clip", 12)])
+def test_label_maps_are_those_of_the_released_code(rule: str, layers: int, tmp_path: Path) -> None:
     """Up to the difference that the presets name: pictures are resized to whole grey levels there, which shifts borders."""
-    agrees(METHODS["TrainingFree"](rule=rule, protocol=rule, **clip), rule, 0.994)
+    agrees(METHODS["TrainingFree"](rule=rule, protocol=rule, **drawn_clip(tmp_path, layers)), rule, 0.994)
 
 
 def test_label_maps_are_those_of_the_released_groupvit(tmp_path: Path) -> None:

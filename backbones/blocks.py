@@ -1,0 +1,48 @@
+"""What attention rules read of a CLIP ViT: the parts of a block, and the tokens after every block.
+
+Shapes: B pictures, (h, w) patch grid, n = h*w, D transformer width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A batch of pictures before the last block.
+
+    Attributes:
+        tokens: (B, 1 + n, D) after each block but the last, the first block's first; row 0 is the class token.
+        last: the last block, which has not run.
+        grid: (h, w).
+    """
+
+    tokens: list[Tensor]
+    last: ResidualAttentionBlock
+    grid: tuple[int, int]
+
+    def place(self, block: int, of: int = 12) -> int:
+        """Position in ``tokens`` of a block that a paper counts from 1 in a ViT of ``of`` blocks.
+
+        In a ViT of another depth it is the block at the same share of the depth (INFERRED).
+        """
+        return min(max(1, round(block * (len(self.tokens) + 1) / of)), len(self.tokens)) - 1
+
+
+def heads_of(block: ResidualAttentionBlock, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, heads, tokens, d) of a block's normed input (B, tokens, D)."""
+    attention = block.attn
+    qkv = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+    return q, k, v
+
+
+def joined(block: ResidualAttentionBlock, mixed: Tensor) -> Tensor:
+    """The block's output projection of what its heads mixed: (B, heads, tokens, d) -> (B, tokens, D)."""
+    return cast(Tensor, block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
