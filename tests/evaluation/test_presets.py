@@ -2,8 +2,8 @@
 
 ``released.json`` was written from the released configurations and class files themselves (SCLIP@b56bd30, NACLIP@0cac3a6,
 ClearCLIP@ad68a40, SC-CLIP@0417ba9, GroupViT@13b7861, TCL@bc2b551, SegCLIP@df09ba2, ifseg@77c075c), not from our own:
-``sha256`` is the start of the digest of the JSON list of each class's words, in the released order, each stripped of blanks around
-it; classes that are never asked have an empty list.
+``sha256`` is the start of the digest of the JSON list of each class's words, in the released order, each stripped of blanks
+around it; classes that are never asked have an empty list.
 """
 
 import hashlib
