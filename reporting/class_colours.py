@@ -15,9 +15,9 @@ BACKGROUND = (16, 16, 16)
 NOT_COUNTED = (255, 255, 255)
 # word -> hue in degrees of CIELAB from, to; chroma from, to; lightness from, to
 FITTING: dict[str, tuple[int, int, int, int, int, int]] = {
-    "red": (10, 48, 30, 130, 25, 80),
+    "red": (10, 48, 35, 130, 25, 80),
     "orange": (52, 78, 40, 130, 45, 85),
-    "yellow": (84, 112, 30, 130, 50, 97),
+    "yellow": (84, 112, 45, 130, 50, 97),
     "green": (118, 172, 25, 130, 25, 92),
     "blue": (235, 297, 25, 140, 20, 88),
     "purple": (306, 335, 25, 130, 20, 80),

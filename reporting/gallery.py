@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.drawing import blend
+from common.drawing import blend, side_by_side
 from evaluation.metrics import iou_of
 from reporting.album import Album
 from reporting.cells import percent
@@ -85,10 +85,10 @@ class Painter:
                 continue
             picture, mask = _pixels(parts[f"{index}/picture"]), parts[f"{index}/mask"].numpy()
             labels = masked(parts[f"{index}/prediction"].numpy(), mask)
-            side_by_side = np.concatenate([picture, self._paint(picture, labels), self._paint(picture, mask)], 1)
+            parts_shown = [picture, self._paint(picture, labels), self._paint(picture, mask)]
             said = [in_words(shown, self.column.names) for shown in (labels, mask)]
             alt = f"picture {index}; {method}: {said[0]}; {TRUTH}: {said[1]}"
-            found.append(Shown(self.album.jpeg(side_by_side, WORST_QUALITY), alt, caption))
+            found.append(Shown(self.album.jpeg(side_by_side(parts_shown), WORST_QUALITY), alt, caption))
         return found
 
     def _paint(self, picture: Labels, labels: Labels) -> Labels:

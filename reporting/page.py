@@ -50,18 +50,22 @@ def write_report(results: list[Result], plan: Comparison, output: Path, runs: Se
         Section(f"benchmark-{n}", column, Scale.of(column.entries), Painter(column, colours, album).gallery(plan.pictures))
         for n, column in enumerate(shown, 1)
     ]
-    page = environment().get_template("page.html.j2").render(
-        plan=plan,
-        sections=sections,
-        methods=list(dict.fromkeys(result.method for result in results)),
-        oracles={entry.method for column in shown for entry in column.entries if entry.is_oracle},
-        means=means(shown) if plan.mean else {},
-        colours={name: css(rgb) for name, rgb in colours.items()},
-        figures=figures,
-        row=results[0].row if results else None,
-        runs=runs,
-        curves=curves,
-        left_out=album.left_out,
+    page = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            plan=plan,
+            sections=sections,
+            methods=list(dict.fromkeys(result.method for result in results)),
+            oracles={entry.method for column in shown for entry in column.entries if entry.is_oracle},
+            means=means(shown) if plan.mean else {},
+            colours={name: css(rgb) for name, rgb in colours.items()},
+            figures=figures,
+            row=results[0].row if results else None,
+            runs=runs,
+            curves=curves,
+            left_out=album.left_out,
+        )
     )
     with atomic_path(output / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")

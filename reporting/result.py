@@ -135,8 +135,8 @@ class Result:
             if rest:
                 shown[group][rest] = value
         figure = tensors["figure"].numpy().tobytes() if "figure" in tensors else None
-        own = {"iou": tensors["iou"], "areas": tensors["areas"], "panels": shown["panel"], "worst": shown["worst"]}
-        return cls(**entry.note, **own, figure=figure)
+        whole = {"iou": tensors["iou"], "areas": tensors["areas"], "figure": figure}
+        return cls(**entry.note | whole, panels=shown["panel"], worst=shown["worst"])
 
 
 TENSORS = ("iou", "areas", "panels", "worst", "figure")

@@ -17,10 +17,11 @@ import cli
 import commands.compare
 from common.errors import UserError
 from common.kept import Kept
+from reporting.columns import ORACLE, columns
 from reporting.comparison import Measuring
 from reporting.plan import Comparison, read_plan
 from reporting.result import Result
-from reporting.tables import ORACLE, columns, write_tables
+from reporting.tables import write_tables
 from tests import data as tiny
 
 OBJECTS = {"name": "objects", "data": "Shapes", "options": {"pictures": 4, "num_workers": 0}, "protocol": "shapes"}
@@ -58,7 +59,9 @@ def test_the_files_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "| SCLIP | VOC21 | 59.1 | a paper |" in markdown
     assert "CLIP\\_50\\% & " in tex
     assert tex.count("\\textbf{") == 1
-    assert page.count("data:image/png;base64,") == 2 * 4  # two pictures: picture, truth, two methods
+    assert (
+        page.count("data:image/jpeg;base64,") == 2 * 4 + 2 * 4
+    )  # two pictures (it, its truth, two methods); each method's worst
     assert "http" not in page.replace("http-equiv", "")  # self-contained
     assert rows[0]["column_hash"] in page
     assert len(list((out / "label_maps" / "objects" / "CLIP_50").glob("*.png"))) == 2
