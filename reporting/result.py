@@ -132,7 +132,7 @@ class Result:
         shown: dict[str, dict[str, Tensor]] = {"panel": {}, "worst": {}}
         for name, value in tensors.items():
             group, _, rest = name.partition("/")
-            if rest:
+            if group in shown:
                 shown[group][rest] = value
         figure = tensors["figure"].numpy().tobytes() if "figure" in tensors else None
         whole = {"iou": tensors["iou"], "areas": tensors["areas"], "figure": figure}

@@ -75,7 +75,7 @@ def _read(folder: Path) -> Run | None:
 
 
 def read_compared(folder: Path) -> list[Result]:
-    """A comparison's results: those in its ``results.csv``, in that order, under those names; without one, all that are kept."""
+    """A comparison's results: those in ``results.csv``, in its order, under its names; without one, all that are kept."""
     store, table = Kept("results", folder / "kept", required=True), folder / "results.csv"
     if not table.is_file():
         return [result for key in store.keys() if (result := Result.load(store, key))]  # noqa: SIM118 (not a dict)
