@@ -63,6 +63,10 @@ class Column:
     shown: dict[str, Result]  # by method, the result of its first seed, for its pictures
 
     @property
+    def vocabulary(self) -> str:
+        return next(iter(self.shown.values())).vocabulary
+
+    @property
     def ranked(self) -> list[Entry]:
         return [entry for entry in self.entries if not entry.is_oracle]
 

@@ -20,9 +20,11 @@ from reporting.columns import Column, columns, interval, means, value
 from reporting.figures import draw_curves
 from reporting.gallery import Gallery, Painter
 from reporting.plan import Comparison
+from reporting.quotes import protocol_in_words
 from reporting.result import Result
 from reporting.runs import Run
 from reporting.scale import Scale
+from reporting.tables import published
 
 ABREAST = 8  # benchmarks side by side in the matrix, so that it fits a telephone
 METHODS_ABREAST = 12  # in the tables of classes
@@ -74,7 +76,8 @@ def write_report(results: list[Result], plan: Comparison, output: Path, runs: Se
 def environment() -> Environment:
     """Of the page's templates."""
     jinja = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters.update(percent=percent, value=value, interval=interval, heat=heat_step)
+    jinja.filters.update(percent=percent, value=value, interval=interval, heat=heat_step, quotes=published)
+    jinja.filters["protocol"] = protocol_in_words
     jinja.globals.update(heat_colours=heat_colours(), abreast=ABREAST, methods_abreast=METHODS_ABREAST)
     return jinja
 

@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader
 
 from common.files import atomic_path
 from reporting.cells import percent, safe_cell
-from reporting.columns import Entry, columns, interval, means, value
+from reporting.columns import Column, Entry, columns, interval, means, value
 from reporting.plan import Comparison
+from reporting.quotes import Quoted, quoted_on
 from reporting.result import Result
 
 _TEX = {c: "\\" + c for c in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
@@ -42,8 +43,15 @@ def environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(loader=loader, autoescape=False, keep_trailing_newline=True)  # noqa: S701 (text, not HTML)
     jinja.filters |= {"percent": percent, "value": value, "interval": interval, "cell": _tex_cell}
+    jinja.filters["quotes"] = published
     jinja.filters |= {"line": _line, "md": _md, "tex": _tex}
     return jinja
+
+
+def published(column: Column) -> list[Quoted]:
+    """What is published on a column's benchmark, for a block of its own: quotes are in no column and no ranking."""
+    first = next(iter(column.shown.values()))
+    return quoted_on(first.vocabulary, first.data)
 
 
 def write_tables(results: list[Result], plan: Comparison, output: Path) -> None:
