@@ -12,7 +12,7 @@ QUOTES = "quotes"
 KINDS = (*NAMES, QUOTES)
 USAGE = f"""usage: zerolabel list [{"|".join(KINDS)}]
 
-Names what zerolabel knows, of one kind or of all; quotes are published numbers with their sources, shown only when asked for.
+Names what zerolabel knows, of one kind or of all. Quotes are published numbers with their sources.
 """
 
 
@@ -33,6 +33,8 @@ def run(arguments: list[str]) -> int:
         print(f"{kind}:")
         for name, text in known_names[kind].items():
             print(f"  {name:<20} {text}")
+    if not arguments:
+        print(f"{QUOTES}:\n  published numbers with their sources: zerolabel list {QUOTES}")
     return 0
 
 
