@@ -19,9 +19,9 @@ from reporting.worst import worst_indices
 IGNORED = 255
 NAMED = 4  # classes that an alternative text lists
 TRUTH = "ground truth"
-WORST_QUALITY = 75
+WORST_QUALITY = 75  # of JPEG: they are many
 
-Labels = NDArray[np.uint8]
+Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Painter:
             row.append(self._map(method, index, picture, labels, f"{method} {percent(self._miou(method, index))}"))
         return row
 
-    def _map(self, who: str, index: int, picture: Labels, labels: Labels, caption: str) -> Shown:
+    def _map(self, who: str, index: int, picture: Bytes, labels: Bytes, caption: str) -> Shown:
         alt = f"{who}, picture {index}: {in_words(labels, self.column.names)}"
         return Shown(self.album.jpeg(self._paint(picture, labels)), alt, caption)
 
@@ -91,7 +91,7 @@ class Painter:
             found.append(Shown(self.album.jpeg(side_by_side(parts_shown), WORST_QUALITY), alt, caption))
         return found
 
-    def _paint(self, picture: Labels, labels: Labels) -> Labels:
+    def _paint(self, picture: Bytes, labels: Bytes) -> Bytes:
         self.drawn |= set(np.unique(labels).tolist())
         return np.asarray(blend(picture, labels, self.palette))
 
@@ -100,12 +100,12 @@ class Painter:
         return iou_of(areas[index]).nanmean().item() if index < len(areas) else None
 
 
-def masked(labels: Labels, mask: Labels) -> Labels:
+def masked(labels: Bytes, mask: Bytes) -> Bytes:
     """The label map without what is not counted; as it is where the mask is of another picture."""
     return np.where(mask == IGNORED, IGNORED, labels).astype(np.uint8) if mask.shape == labels.shape else labels
 
 
-def in_words(labels: Labels, names: list[str]) -> str:
+def in_words(labels: Bytes, names: list[str]) -> str:
     """The largest classes of a label map and their shares of what is counted, such as ``cat 40 %, dog 12 %``."""
     counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)[: len(names)]
     if not counts.sum():
@@ -115,6 +115,6 @@ def in_words(labels: Labels, names: list[str]) -> str:
     return ", ".join(said) + (f" and {len(largest) - NAMED} more" if len(largest) > NAMED else "")
 
 
-def _pixels(picture: Tensor) -> Labels:
-    pixels: Labels = picture.permute(1, 2, 0).numpy()
+def _pixels(picture: Tensor) -> Bytes:
+    pixels: Bytes = picture.permute(1, 2, 0).numpy()
     return pixels

@@ -27,7 +27,7 @@ class Worst:
         counted = metric.areas[-len(label_maps) :]
         fields = [batch[key] for key in ("image", "mask", "index")]
         for image, mask, index, result, areas in zip(*fields, label_maps, counted, strict=True):
-            score = iou_of(areas[0]).nanmean().item()  # nan where nothing is counted: never below
+            score = iou_of(areas[0].cpu()).nanmean().item()  # nan where nothing is counted: never below
             if not is_padding_sample(index) and (len(self.found) < KEPT or score < self.found[-1][0]) and score == score:
                 parts = {"picture": (image * 255 + 0.5).to(torch.uint8), "mask": mask, "prediction": result.labels}
                 small = {f"{index}/{kind}": thinned(part).cpu() for kind, part in parts.items()}

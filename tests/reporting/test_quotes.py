@@ -72,7 +72,7 @@ def test_quotes_are_shown_apart_and_never_ranked(tmp_path: Path) -> None:
     assert "59.63" not in table
     assert f"| SCLIP | OpenAI ViT-B/16 | 59.63 | SC | {cited('SCR')} |" in block
     page = (tmp_path / "report.html").read_text()
-    ranked, _, shown = page.partition('<table class="quotes">')
+    ranked, _, shown = page.partition('<table class="quotes published">')
     assert "59.63" not in ranked
     assert "OV-Stitcher" not in ranked
     assert shown.partition("</table>")[0].count('<th scope="row">') == len(quoted) > 40
