@@ -54,10 +54,10 @@ class Page(HTMLParser):
         ]
 
 
-def measured(method: str, seed: int, names: list[str] | None = None, **changed: Any) -> Result:
+def measured(method: str, draw: int, names: list[str] | None = None, **changed: Any) -> Result:
     """A made-up result of 14 pictures, each with a strip that is not counted, of which two are shown."""
     names = names or NAMES
-    rng, panels, worst, areas = np.random.default_rng(seed), {}, {}, []
+    rng, panels, worst, areas = np.random.default_rng(draw), {}, {}, []
     for index in range(14):
         mask = torch.from_numpy(np.random.default_rng(index).integers(0, len(names), SIZE, dtype=np.uint8))
         mask[:, :20] = 255
@@ -110,7 +110,7 @@ def test_one_self_contained_page_in_the_order_of_the_plan(text: str) -> None:
 
 
 def test_miou_is_the_second_column_and_nothing_scrolls_sideways(text: str) -> None:
-    heads = re.findall(r'<table class="sorted (\w+)"><thead>(.*?)</thead>', text, re.DOTALL)
+    heads = re.findall(r'<table class="sorted ([\w ]+)"><thead>(.*?)</thead>', text, re.DOTALL)
     second = [(kind, re.findall(r"<button>(.*?)</button>", head)[1]) for kind, head in heads]
     assert second[0] == ("matrix", "mean")
     assert [name for kind, name in second if kind == "scores"] == ["mIoU", "mIoU"]
