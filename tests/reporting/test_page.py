@@ -217,6 +217,8 @@ def test_a_page_has_a_size_that_pictures_cannot_exceed(tmp_path: Path, monkeypat
 def test_an_interval_can_be_seen_on_its_scale() -> None:
     (column,) = columns([measured("A", 1), measured("B", 2)])
     scale = Scale.of(column.entries)
+    assert 0 <= min(entry.low for entry in column.entries) - scale.low < 0.01
+    assert 0 <= scale.high - max(entry.high for entry in column.entries) < 0.01
     for entry in column.entries:
         places = {name: float(place.rstrip("%")) for name, place in scale.plot(entry).items()}
         assert -0.1 <= places["left"] <= places["point"] <= places["left"] + places["width"] <= 100.1
