@@ -7,15 +7,17 @@ import json
 from common.answers import remembered
 from common.errors import UserError, known
 
-KINDS = ("methods", "rules", "towers", "datamodules", "vocabularies", "protocols")
+NAMES = ("methods", "rules", "towers", "datamodules", "vocabularies", "protocols")
+QUOTES = "quotes"
+KINDS = (*NAMES, QUOTES)
 USAGE = f"""usage: zerolabel list [{"|".join(KINDS)}]
 
-Names what zerolabel knows, of one kind or of all.
+Names what zerolabel knows, of one kind or of all. Quotes are published numbers with their sources.
 """
 
 
 def run(arguments: list[str]) -> int:
-    """Lists one kind, or all."""
+    """Lists one kind, or the names of all."""
     if arguments and arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
@@ -23,11 +25,16 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"list takes one kind, not '{' '.join(arguments)}'.")
     if arguments:
         known("kind", arguments[0], KINDS)
+    if arguments == [QUOTES]:
+        print(remembered(QUOTES, quotes))
+        return 0
     known_names = json.loads(remembered("list", lambda: json.dumps(names())))
-    for kind in arguments or KINDS:
+    for kind in arguments or NAMES:
         print(f"{kind}:")
         for name, text in known_names[kind].items():
             print(f"  {name:<20} {text}")
+    if not arguments:
+        print(f"{QUOTES}:\n  published numbers with their sources: zerolabel list {QUOTES}")
     return 0
 
 
@@ -48,3 +55,10 @@ def names() -> dict[str, dict[str, str]]:
         "vocabularies": {n: Vocabulary.load(n).title for n in Vocabulary.known_names()},
         "protocols": {n: "; ".join(in_words(Protocol.preset(n))[:1]) for n in Protocol.known_presets()},
     }
+
+
+def quotes() -> str:
+    """The published numbers."""
+    from reporting.quotes import listing  # here, so that help and mistakes answer at once
+
+    return "\n".join(listing())

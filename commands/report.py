@@ -14,8 +14,6 @@ from reporting.plan import BenchmarkEntry, Comparison
 from reporting.runs import read_runs
 from reporting.tables import write_tables
 
-PICTURES = 4
-
 
 def run(arguments: list[str]) -> int:
     """Writes the tables and the page of a comparison for runs that were made one by one."""
@@ -31,7 +29,8 @@ def run(arguments: list[str]) -> int:
     results = [result for run in runs for result in run.results]
     shown = {result.benchmark: BenchmarkEntry(result.benchmark, "", result.protocol) for result in results}
     contrast = all(result.mean_score_contrast is not None for result in results)
-    plan = Comparison(options.title, [], list(shown.values()), pictures=PICTURES, contrast=contrast)
+    pictures = max((int(key.partition("/")[0]) + 1 for result in results for key in result.panels), default=0)
+    plan = Comparison(options.title, [], list(shown.values()), pictures=pictures, contrast=contrast)
     if results:
         write_tables(results, plan, output)
         write_label_maps(results, output)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 TINT = 0.4  # of a class's colour over a photograph
+GAP = 4  # pixels between pictures side by side
 
 
 def label_image(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
@@ -29,6 +30,12 @@ def blend(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     mixed[edge] = 255
     return Image.fromarray(mixed)
+
+
+def side_by_side(parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Pictures (H, W, 3) of one height in a row."""
+    gap = np.full((parts[0].shape[0], GAP, 3), 255, np.uint8)
+    return np.concatenate([piece for part in parts for piece in (part, gap)][:-1], 1)
 
 
 def tint(

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from common.drawing import blend, with_legend
+from common.drawing import blend, side_by_side, with_legend
 
-GAP = 4  # pixels between the parts of a panel
 STEPS = 400  # points drawn of a curve; more are averaged
 
 
@@ -44,13 +42,8 @@ def panel_images(panels: dict[str, Tensor], vocabulary: Any) -> dict[int, Image.
         picture = panels[f"{index}/picture"].permute(1, 2, 0).numpy()
         mask, labels = (panels[f"{index}/{kind}"].numpy() for kind in ("mask", "prediction"))
         parts = [picture, *(np.asarray(blend(picture, shown, vocabulary.palette)) for shown in (mask, labels))]
-        found[index] = with_legend(Image.fromarray(_side_by_side(parts)), labels, vocabulary)
+        found[index] = with_legend(Image.fromarray(side_by_side(parts)), labels, vocabulary)
     return found
-
-
-def _side_by_side(parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    gap = np.full((parts[0].shape[0], GAP, 3), 255, np.uint8)
-    return np.concatenate([piece for part in parts for piece in (part, gap)][:-1], 1)
 
 
 def draw_curves(curves: dict[str, list[tuple[int, float]]]) -> bytes:

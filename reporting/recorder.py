@@ -15,34 +15,44 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from common.distributed import gathered
 from common.files import atomic_path, save_tensors
 from common.kept import Kept
 from common.randomness import run_seed
 from common.weights import weights_hash
 from evaluation.protocol_in_words import in_words
+from reporting.cells import safe_cell
 from reporting.figures import KeepPanels, panel_images
 from reporting.result import Result
-from reporting.tables import safe_cell
+from reporting.worst import Worst
 
 PICTURES = 4
 RESULT = "result"
 
 
 class Measure(KeepPanels):
-    """Keeps the first pictures, times the run, and makes its result."""
+    """Keeps the first pictures and the worst ones, times the run, and makes its result."""
 
     def __init__(self, pictures: int) -> None:
         super().__init__(pictures)
+        self.worst = Worst()
         self.started = 0.0
         self.seconds = 0.0
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        self.started, self.seconds = time.perf_counter(), 0.0
+        self.started, self.seconds, self.worst = time.perf_counter(), 0.0, Worst()
+
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        self.worst.look(pl_module.metric, batch, outputs["label_maps"])
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         self.seconds = time.perf_counter() - self.started
 
     on_validation_start = on_test_start
+    on_validation_batch_end = on_test_batch_end
 
     def result(self, model: Any, data: Any, trainer: Any, **row: Any) -> Result:
         """On all processes, since the counts of all are summed; ``row`` replaces what a run says of itself."""
@@ -73,7 +83,8 @@ class Measure(KeepPanels):
             "date": time.strftime("%Y-%m-%d %H:%M:%S"),
             "iou": counts["iou"].cpu(),
             "areas": counts["areas"].cpu(),
-            "panels": dict(self.panels),
+            "panels": dict(gathered(list(self.panels.items()))),
+            "worst": self.worst.panels(),
         }
         return Result(**own | row)
 

@@ -56,6 +56,7 @@ class Result:
         key: of all that went into the number, in a comparison.
         iou: (K,) by class; ``areas`` (N, 3, K) of intersection, predicted and target, by picture.
         panels: the first pictures, their masks and label maps, under ``INDEX/picture`` and so on.
+        worst: the same of the pictures with the lowest mIoU, small, worst first (:mod:`reporting.worst`).
         figure: PNG of what training learnt from.
     """
 
@@ -93,6 +94,7 @@ class Result:
     iou: Tensor
     areas: Tensor
     panels: dict[str, Tensor] = field(default_factory=dict)
+    worst: dict[str, Tensor] = field(default_factory=dict)
     figure: bytes | None = None
 
     @cached_property
@@ -113,7 +115,9 @@ class Result:
         Raises:
             UserError: the folder cannot be written.
         """
-        tensors = {"iou": self.iou, "areas": self.areas} | {f"panel/{name}": value for name, value in self.panels.items()}
+        tensors = {"iou": self.iou, "areas": self.areas}
+        for group, shown in ("panel", self.panels), ("worst", self.worst):
+            tensors |= {f"{group}/{name}": value for name, value in shown.items()}
         if self.figure is not None:
             tensors["figure"] = torch.frombuffer(bytearray(self.figure), dtype=torch.uint8)
         store.write(key, tensors, {name: getattr(self, name) for name in PLAIN})
@@ -125,12 +129,17 @@ class Result:
         if entry is None or set(entry.note) != set(PLAIN):
             return None
         tensors = entry.tensors
-        panels = {name.removeprefix("panel/"): value for name, value in tensors.items() if name.startswith("panel/")}
+        shown: dict[str, dict[str, Tensor]] = {"panel": {}, "worst": {}}
+        for name, value in tensors.items():
+            group, _, rest = name.partition("/")
+            if group in shown:
+                shown[group][rest] = value
         figure = tensors["figure"].numpy().tobytes() if "figure" in tensors else None
-        return cls(**entry.note, iou=tensors["iou"], areas=tensors["areas"], panels=panels, figure=figure)
+        whole = {"iou": tensors["iou"], "areas": tensors["areas"], "figure": figure}
+        return cls(**entry.note | whole, panels=shown["panel"], worst=shown["worst"])
 
 
-TENSORS = ("iou", "areas", "panels", "figure")
+TENSORS = ("iou", "areas", "panels", "worst", "figure")
 PLAIN = tuple(one.name for one in fields(Result) if one.name not in TENSORS)
 
 

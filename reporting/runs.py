@@ -12,6 +12,7 @@ from typing import Any
 from common.arguments import option_pairs
 from common.errors import UserError
 from common.kept import Kept
+from reporting.cells import from_safe_cell
 from reporting.recorder import RESULT
 from reporting.result import Result
 
@@ -56,11 +57,9 @@ def read_runs(places: list[str]) -> list[Run]:
 
 def _read(folder: Path) -> Run | None:
     """None where there is no run."""
-    compared = Kept("results", folder / "kept", required=True)
-    stores = [(compared, key) for key in compared.keys()]  # noqa: SIM118 (not a dict)
-    of_comparison = bool(stores)
-    stores = stores or [(Kept("results", folder / stage, required=True), RESULT) for stage in ("test", "val")]
-    results = [result for store, key in stores if (result := Result.load(store, key))]
+    compared = read_compared(folder)
+    stores = [Kept("results", folder / stage, required=True) for stage in ("test", "val")]
+    results = compared or [result for store in stores if (result := Result.load(store, RESULT))]
     curves = read_curves(folder / "metrics.csv")
     if not results and not curves:
         return None
@@ -72,7 +71,21 @@ def _read(folder: Path) -> Run | None:
     command = record.get("command", [])
     run = Run(folder, folder.name, shlex.join(command), record.get("commit", ""), config, results, curves)
     name = name_of(command)
-    return _renamed(run, name) if name and not of_comparison else run
+    return _renamed(run, name) if name and not compared else run
+
+
+def read_compared(folder: Path) -> list[Result]:
+    """A comparison's results: those in ``results.csv``, in its order, under its names; without one, all that are kept."""
+    store, table = Kept("results", folder / "kept", required=True), folder / "results.csv"
+    if not table.is_file():
+        return [result for key in store.keys() if (result := Result.load(store, key))]  # noqa: SIM118 (not a dict)
+    results = []
+    with table.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            if result := Result.load(store, row.get("key") or "none"):
+                result.method, result.benchmark = from_safe_cell(row["method"]), from_safe_cell(row["benchmark"])
+                results.append(result)
+    return results
 
 
 def read_curves(file: Path) -> dict[str, Curve]:

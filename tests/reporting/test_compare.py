@@ -17,10 +17,12 @@ import cli
 import commands.compare
 from common.errors import UserError
 from common.kept import Kept
+from reporting.columns import ORACLE, columns
 from reporting.comparison import Measuring
 from reporting.plan import Comparison, read_plan
 from reporting.result import Result
-from reporting.tables import ORACLE, columns, write_tables
+from reporting.runs import read_compared
+from reporting.tables import write_tables
 from tests import data as tiny
 
 OBJECTS = {"name": "objects", "data": "Shapes", "options": {"pictures": 4, "num_workers": 0}, "protocol": "shapes"}
@@ -58,7 +60,9 @@ def test_the_files_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "| SCLIP | VOC21 | 59.1 | a paper |" in markdown
     assert "CLIP\\_50\\% & " in tex
     assert tex.count("\\textbf{") == 1
-    assert page.count("data:image/png;base64,") == 2 * 4  # two pictures: picture, truth, two methods
+    assert (
+        page.count("data:image/jpeg;base64,") == 2 * 4 + 2 * 4
+    )  # two pictures (it, its truth, two methods); each method's worst
     assert "http" not in page.replace("http-equiv", "")  # self-contained
     assert rows[0]["column_hash"] in page
     assert len(list((out / "label_maps" / "objects" / "CLIP_50").glob("*.png"))) == 2
@@ -139,6 +143,11 @@ def test_two_processes_get_the_same_table(tmp_path: Path) -> None:
     assert tables[0][2][1] == pytest.approx(tables[1][2][1], abs=1e-3)
     names = [{path.name for path in (tmp_path / devices / "fits").iterdir()} for devices in ("1", "2")]
     assert not names[0] & names[1]  # what two processes trained is not taken for what one did
+    one, two = (read_compared(tmp_path / devices)[0] for devices in ("1", "2"))
+    for shown in ("panels", "worst"):  # the pictures that the other process read, too
+        assert set(getattr(one, shown)) == set(getattr(two, shown))
+        assert all(torch.equal(part, getattr(two, shown)[key]) for key, part in getattr(one, shown).items())
+    assert {key.partition("/")[0] for key in one.panels} == {"0", "1"}
 
 
 def test_a_batch_that_does_not_go_round_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

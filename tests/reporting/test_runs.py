@@ -5,8 +5,10 @@ import http.server
 import json
 import os
 import random
+import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +21,12 @@ from PIL import Image
 import cli
 from common.kept import Kept
 from reporting.figures import thinned
+from reporting.plan import Comparison
 from reporting.recorder import RESULT
 from reporting.result import Result
 from reporting.run_config import prepare_wandb
 from reporting.runs import name_of, read_runs
+from reporting.tables import write_tables
 from tests.reporting.test_compare import result
 
 SWEEPS = sorted(Path("configs/sweeps").glob("*.yaml"))
@@ -215,6 +219,24 @@ def test_a_report_of_runs_made_one_by_one(
     chosen = f"mine={next(runs.glob('test-*'))}"
     assert cli.main(["report", chosen, "--output", str(tmp_path / "one")]) == 0
     assert "| mine | nothing |" in (tmp_path / "one" / "results.md").read_text()
+
+
+def test_a_report_of_a_comparison_keeps_its_order_and_its_names(tmp_path: Path) -> None:
+    """What an earlier plan left in ``kept`` is not shown; a name that a spreadsheet would run comes back as it was."""
+    names = ["z", "=a", "m", "b"]
+    results = [result(name, torch.tensor([30 + i, 40]), key=f"{7 * i % 4}") for i, name in enumerate(names)]
+    store = Kept("results", tmp_path / "out" / "kept")
+    for made in [*results, result("earlier", torch.tensor([1, 2]), key="5")]:
+        replace(made, method="old name").save(store, made.key)
+    write_tables(results, Comparison("t", [], []), tmp_path / "out")
+    (run,) = read_runs([str(tmp_path / "out")])
+    assert [found.method for found in run.results] == names
+    assert [found.miou for found in run.results] == [made.miou for made in results]
+    assert cli.main(["report", str(tmp_path / "out"), "--output", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert re.findall(r'scope="row">([^<]*)<', page)[:4] == names
+    (tmp_path / "out" / "results.csv").unlink()
+    assert len(read_runs([str(tmp_path / "out")])[0].results) == 5
 
 
 def test_a_report_of_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
