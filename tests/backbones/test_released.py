@@ -135,7 +135,7 @@ def test_pictures_are_normalised_as_the_released_files_agree(files: Path, monkey
     assert CLIP("small-gelu", str(files / "weights.pt")).mean.flatten().tolist() == [*OTHER]
     release(monkeypatch, one={"mean": OTHER}, two={}, quick={"quick_gelu": True})
     torch.testing.assert_close(CLIP("small-quickgelu", str(files / "weights.pt")).mean.flatten(), torch.tensor(MEAN))
-    with pytest.raises(UserError, match="does not say how its pictures are normalised.* local-dir:FOLDER"):
+    with pytest.raises(UserError, match=r"does not say how its pictures are normalised.* local-dir:FOLDER"):
         CLIP("small-gelu", str(files / "weights.pt"))
 
 
@@ -143,7 +143,7 @@ def test_a_folder_says_everything(files: Path, tmp_path: Path) -> None:
     preprocess = {"mean": OTHER, "std": STD}
     config = {"model_cfg": SHAPE | {"quick_gelu": True}, "preprocess_cfg": preprocess}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="cannot load weights .* into CLIP 'local-dir:.*Required pretrained weights"):
+    with pytest.raises(UserError, match=r"cannot load weights .* into CLIP 'local-dir:.*Required pretrained weights"):
         CLIP(f"local-dir:{tmp_path}")
     (tmp_path / "open_clip_model.safetensors").symlink_to(files / "weights.safetensors")
     found = CLIP(f"local-dir:{tmp_path}")
