@@ -17,6 +17,7 @@ from backbones.hub import first_line, hub_folder
 from backbones.released import GELU, Reading, plain_name, reading_of
 from backbones.tower import DenseTower, join_templates
 from common.errors import UserError, known
+from common.kept import key_of
 from common.weights import state_hash
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -83,7 +84,7 @@ class OpenCLIPModel(DenseTower):
         return scale
 
     def image_weights_hash(self) -> str:
-        return state_hash(self.clip.visual.state_dict())
+        return self._identity(state_hash(self.clip.visual.state_dict()), self.mean.tolist(), self.std.tolist())
 
     def text_identity(self, words: list[str]) -> dict[str, str]:
         tokens = hashlib.sha256(self.tokenizer(words).numpy().tobytes()).hexdigest()
@@ -96,7 +97,11 @@ class OpenCLIPModel(DenseTower):
         return join_templates(features.view(len(words), len(templates), -1), ensemble)
 
     def text_weights_hash(self) -> str:
-        return state_hash({k: v for k, v in self.clip.state_dict().items() if not k.startswith("visual.")})
+        return self._identity(state_hash({k: v for k, v in self.clip.state_dict().items() if not k.startswith("visual.")}))
+
+    def _identity(self, *content: Any) -> str:
+        """12 hex digits of content and of the modules, for weights do not say their activation."""
+        return key_of(content=[*content], modules=repr(self.clip))[:12]
 
 
 def load_open_clip(model: str, pretrained: str | None = None, revision: str | None = None) -> Loaded:

@@ -149,7 +149,7 @@ class FreeSeg(SimilarityCLIP):
         of_map |= {} if self.projection is None else {"projection": self.projection}
         settings = {
             "words": [self.words, self.class_of_text.tolist()],
-            "clip": state_hash(self.backbone.visual.state_dict() | of_map),
+            "clip": [self.backbone.image_weights_hash(), state_hash(of_map)],
             "text": state_hash({"text": self.text_QC}),
             "map": {"rule": self.rule_name, "views": [asdict(view) for view in self.views]},
             "rules": asdict(self.mining) | {"background of": self.vocabulary.background},

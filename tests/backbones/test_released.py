@@ -82,6 +82,8 @@ def test_a_name_that_says_the_activation_settles_it(files: Path) -> None:
     quick, plain = (CLIP(f"small-{name}", str(files / "weights.pt")) for name in ("quickgelu", "gelu"))
     assert (is_quick(quick), is_quick(plain)) == (True, False)
     assert (quick.dense(images) - plain.dense(images)).abs().max() > 1e-3
+    assert quick.image_weights_hash() != plain.image_weights_hash()  # nor is what is kept of one taken for the other's
+    assert not torch.equal(quick.embed_text(["cat"], ["{}"]), plain.embed_text(["cat"], ["{}"]))
     assert plain.name == f"small-gelu@{files / 'weights.pt'}"
     with pytest.raises(UserError, match="unknown CLIP model 'small-gelu'"):
         CLIP("small-gelu", None)  # it says how a file is to be read, and nothing else
@@ -127,7 +129,7 @@ def test_an_archive_is_a_program_and_runs_only_if_it_was_released(files: Path, m
     release(monkeypatch, openai={"quick_gelu": True, "url": f"https://x/{digest}/small.pt"})
     found = CLIP("small", str(files / "archive.pt"))
     assert is_quick(found)
-    assert found.image_weights_hash() == CLIP("small-gelu", str(files / "weights.pt")).image_weights_hash()
+    assert found.image_weights_hash() == CLIP("small-quickgelu", str(files / "weights.pt")).image_weights_hash()
 
 
 def test_pictures_are_normalised_as_the_released_files_agree(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
