@@ -83,6 +83,11 @@ class OpenCLIPModel(DenseTower):
         scale: Tensor = self.clip.logit_scale.exp()
         return scale
 
+    @property
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        bias: Tensor | None = self.clip.logit_bias
+        return bias
+
     def image_weights_hash(self) -> str:
         return self._identity(state_hash(self.clip.visual.state_dict()), self.mean.tolist(), self.std.tolist())
 
