@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -133,7 +134,10 @@ def _resolve(model: str, pretrained: str | None, revision: str | None) -> tuple[
         return Path(model).stem, _weights(Path(model).stem, pretrained), Reading()
     is_file = pretrained not in (None, EMBEDDED) and Path(str(pretrained)).is_file()
     name = plain_name(model) if is_file and model.endswith(GELU) else model
-    known("CLIP model", name, open_clip.list_models())
+    if name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, [*open_clip.list_models(), "packaged"], n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise UserError(f"unknown tower '{name}'.{hint} 'zerolabel list towers' names them and says how to give your own.")
     weights = _weights(name, pretrained)
     return name, weights, reading_of(model, str(weights)) if is_file else Reading()
 
@@ -174,4 +178,7 @@ def _tokenizer(name: str) -> Any:
     bpe = CHECKPOINTS / f"{name}_bpe.txt.gz"
     if bpe.exists():
         return SimpleTokenizer(str(bpe), context_length=open_clip.get_model_config(name)["text_cfg"]["context_length"])
-    return open_clip.get_tokenizer(name)
+    try:
+        return open_clip.get_tokenizer(name)
+    except Exception as error:  # some are fetched from the hub, beside the weights
+        raise UserError(f"cannot get the tokenizer of CLIP '{name}': {first_line(error)}") from error

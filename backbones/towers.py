@@ -62,7 +62,8 @@ def known_towers() -> dict[str, str]:
     families = {
         f"{TRANSFORMERS}{name}": f"{family}; a repository or a folder, any size; clip, maskclip" for name, family in HUB
     }
-    return packaged | families | {name: _described(open_clip.get_model_config(name)) for name in open_clip.list_models()}
+    own = {"local-dir:FOLDER": "of open_clip_config.json and weights", "FILE.json": "a model config of open_clip, with pretrained FILE"}
+    return packaged | families | own | {name: _described(open_clip.get_model_config(name)) for name in open_clip.list_models()}
 
 
 def _described(config: dict[str, Any]) -> str:

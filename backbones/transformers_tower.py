@@ -224,6 +224,8 @@ def load_transformers(model: str, pretrained: str | None, revision: str | None =
     """
     source = model.removeprefix(PREFIX)
     local = Path(source).is_dir()
+    if not local and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
+        raise UserError(f"'{model}' is neither a folder that is there nor a repository OWNER/NAME of the hub.")
     folder = source if local else hub_folder(PREFIX, source, revision)
     try:
         kind = str(json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["model_type"])

@@ -135,7 +135,7 @@ def test_local_files_and_their_faults(clip: CLIP, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("ViT-B-61", "unknown CLIP model 'ViT-B-61'. Did you mean"),
+        ("ViT-B-61", "unknown tower 'ViT-B-61'. Did you mean 'ViT-B-16'. 'zerolabel list towers' names them"),
         ("RN50", "has no plain ViT image tower"),
         ("hf-hub:laion/some-model", "needs a pinned revision"),
         ("nowhere/model.json", "does not exist"),

@@ -94,8 +94,10 @@ def test_maskclip_is_the_last_block_with_every_token_alone(tower: OpenCLIPTower,
         return
     for parameter in trunk.blocks[-1].parameters():  # fresh biases are 0, layer scales almost
         parameter.data += 0.1 * torch.randn_like(parameter)
-    plain, found = tower.dense(images), tower.dense(images, "maskclip")
     attention = trunk.blocks[-1].attn
+    monkeypatch.setattr(attention, "norm", torch.nn.LayerNorm(attention.proj.in_features))  # as larger EVA02s have it
+    torch.nn.init.normal_(attention.norm.weight)
+    plain, found = tower.dense(images), tower.dense(images, "maskclip")
     forward = attention.forward
     monkeypatch.setattr(attention, "forward", lambda x, **options: forward(x, **options | {"attn_mask": alone(x)}))
     torch.testing.assert_close(found, tower.dense(images), atol=1e-5, rtol=1e-4)

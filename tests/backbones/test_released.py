@@ -85,9 +85,9 @@ def test_a_name_that_says_the_activation_settles_it(files: Path) -> None:
     assert quick.image_weights_hash() != plain.image_weights_hash()  # nor is what is kept of one taken for the other's
     assert not torch.equal(quick.embed_text(["cat"], ["{}"]), plain.embed_text(["cat"], ["{}"]))
     assert plain.name == f"small-gelu@{files / 'weights.pt'}"
-    with pytest.raises(UserError, match="unknown CLIP model 'small-gelu'"):
+    with pytest.raises(UserError, match="unknown tower 'small-gelu'"):
         CLIP("small-gelu", None)  # it says how a file is to be read, and nothing else
-    with pytest.raises(UserError, match="unknown CLIP model 'tiny_clip-gelu'"):
+    with pytest.raises(UserError, match="unknown tower 'tiny_clip-gelu'"):
         CLIP("tiny_clip-gelu", str(files / "weights.pt"))
 
 

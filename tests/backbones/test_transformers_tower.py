@@ -229,6 +229,12 @@ def test_a_repository_needs_a_commit_and_a_network(options: dict[str, str], mess
         load_tower("transformers:google/tipsv2-b14", **options)
 
 
+@pytest.mark.parametrize("source", ["/nowhere/model", "model", "./model", "a/b/c"])
+def test_what_is_neither_a_folder_nor_a_repository(source: str) -> None:
+    with pytest.raises(UserError, match="is neither a folder that is there nor a repository OWNER/NAME of the hub"):
+        load_tower(f"transformers:{source}", revision="0" * 40)
+
+
 def test_the_list_names_each_family_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "towers"]) == 0
     printed = capsys.readouterr().out
