@@ -134,12 +134,18 @@ def _resolve(model: str, pretrained: str | None, revision: str | None) -> tuple[
         return Path(model).stem, _weights(Path(model).stem, pretrained), Reading()
     is_file = pretrained not in (None, EMBEDDED) and Path(str(pretrained)).is_file()
     name = plain_name(model) if is_file and model.endswith(GELU) else model
+    _check_name(name)
+    weights = _weights(name, pretrained)
+    return name, weights, reading_of(model, str(weights)) if is_file else Reading()
+
+
+def _check_name(name: str) -> None:
+    if name == "packaged" or name.startswith("transformers:"):
+        raise UserError(f"tower '{name}' is none of open_clip's, of which this method needs one.")
     if name not in open_clip.list_models():
         near = difflib.get_close_matches(name, [*open_clip.list_models(), "packaged"], n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UserError(f"unknown tower '{name}'.{hint} 'zerolabel list towers' names them and says how to give your own.")
-    weights = _weights(name, pretrained)
-    return name, weights, reading_of(model, str(weights)) if is_file else Reading()
 
 
 def _weights(model: str, pretrained: str | None) -> str | None:

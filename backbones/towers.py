@@ -27,7 +27,7 @@ def load_tower(model: str = "tiny_clip", pretrained: str | None = EMBEDDED, revi
 
     Args:
         model: ``packaged``, see :class:`backbones.conse.ConSE`, ``transformers:...``, see
-            :func:`backbones.transformers_tower.load_transformers`, or as of
+            :func:`backbones.transformers_families.load_transformers`, or as of
             :class:`backbones.open_clip_model.OpenCLIPModel`.
         pretrained: weights; those of ``packaged`` come with it, so that only ``embedded`` or None fit; those of
             ``transformers:`` too, but None is random weights.
@@ -39,7 +39,7 @@ def load_tower(model: str = "tiny_clip", pretrained: str | None = EMBEDDED, revi
     if model.startswith(TRANSFORMERS):
         if pretrained not in (None, EMBEDDED):
             raise UserError(f"'{model}' brings its weights; '{pretrained}' would be ignored. Leave pretrained away.")
-        from backbones.transformers_tower import load_transformers  # takes seconds to import
+        from backbones.transformers_families import load_transformers  # takes seconds to import
 
         return load_transformers(model, pretrained, revision)
     if model != PACKAGED:
@@ -62,7 +62,10 @@ def known_towers() -> dict[str, str]:
     families = {
         f"{TRANSFORMERS}{name}": f"{family}; a repository or a folder, any size; clip, maskclip" for name, family in HUB
     }
-    own = {"local-dir:FOLDER": "of open_clip_config.json and weights", "FILE.json": "a model config of open_clip, with pretrained FILE"}
+    own = {
+        "local-dir:FOLDER": "of open_clip_config.json and weights",
+        "FILE.json": "a model config of open_clip, with pretrained FILE",
+    }
     return packaged | families | own | {name: _described(open_clip.get_model_config(name)) for name in open_clip.list_models()}
 
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 from backbones.tower import DenseTower
 from backbones.towers import load_tower
-from backbones.transformers_tower import FAMILIES
+from backbones.transformers_families import FAMILIES
 from benchmarks.timing import paired
 
 PLACES = 16  # whose tokens are compared
@@ -51,8 +51,8 @@ def load(name: str, folder: Path) -> Any:
         library = getattr(transformers, FAMILIES[name].library)
         text = {"num_hidden_layers": 1, "bos_token_id": 1, "eos_token_id": 1}
         library.config_class(text_config=text).save_pretrained(folder)
-        words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))  # noqa: S106
-        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<unk>").save_pretrained(folder)  # noqa: S106
+        words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<unk>").save_pretrained(folder)
         kind = library.__name__.removesuffix("Model")
         getattr(transformers, f"{kind}ImageProcessor")().save_pretrained(folder)
         return load_tower(f"transformers:{folder}", None)

@@ -251,6 +251,7 @@ def quiet() -> None:
         ".*args parameter is intended to run from within Python.*",  # it is how main() hands them on
         ".*not supported by the model summary.*",
         ".*module\\(s\\) in eval mode.*",  # frozen backbones are
+        ".*looks like a TorchScript archive.*",  # OpenAI's, known by its digest
         "The dirpath has changed from.*",  # each run has its folder, also one that goes on
         ".*callbacks used to create the checkpoint need to be provided.*",  # a test does not write any
         ".*smaller than the logging interval.*",

@@ -136,6 +136,9 @@ def test_local_files_and_their_faults(clip: CLIP, tmp_path: Path) -> None:
     ("model", "message"),
     [
         ("ViT-B-61", "unknown tower 'ViT-B-61'. Did you mean 'ViT-B-16'. 'zerolabel list towers' names them"),
+        ("pakaged", "unknown tower 'pakaged'. Did you mean 'packaged'"),
+        ("packaged", "tower 'packaged' is none of open_clip's"),
+        ("transformers:google/tipsv2-b14", "is none of open_clip's"),
         ("RN50", "has no plain ViT image tower"),
         ("hf-hub:laion/some-model", "needs a pinned revision"),
         ("nowhere/model.json", "does not exist"),

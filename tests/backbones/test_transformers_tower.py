@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 import cli
 from backbones.towers import known_towers, load_tower
-from backbones.transformers_tower import FAMILIES, TransformersTower
+from backbones.transformers_families import FAMILIES
+from backbones.transformers_tower import TransformersTower
 from common.errors import UserError
 from methods import TrainingFree, ZeroSeg
 
