@@ -19,7 +19,7 @@ from backbones.released import GELU, Reading, plain_name, reading_of
 from backbones.tower import DenseTower, join_templates
 from common.errors import UserError, known
 from common.kept import key_of
-from common.weights import state_hash
+from common.weights import read_checkpoint, state_hash
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 EMBEDDED = "embedded"
@@ -176,6 +176,8 @@ def _create(name: str, weights: str | None, reading: Reading) -> Any:
             require_pretrained=weights is not None or name.startswith(LOCAL),  # a folder without weights is not random
         )
     except Exception as error:
+        if weights and "weights_only" in str(error):
+            read_checkpoint(weights)  # says in our words what is wrong; torch advises to run what is in the file
         raise UserError(f"cannot load weights '{weights or name}' into CLIP '{name}': {first_line(error)}") from error
     return model.float()
 
