@@ -58,8 +58,10 @@ def reading_of(model: str, path: str) -> Reading:
         )
     tag = certain or _by_name(tags, path)
     quick = _activation(model, plain, tags[tag] if tag else None, path)
-    if certain and quick != bool(tags[certain].get("quick_gelu")):
-        raise UserError(f"weights file '{path}' is '{certain}', which model '{model}' contradicts. Name it '{plain}'.")
+    if tag and quick != bool(tags[tag].get("quick_gelu")):
+        if certain:
+            raise UserError(f"weights file '{path}' is '{tag}', which model '{model}' contradicts. Name it '{plain}'.")
+        tag = None  # the user's word counts for more than a folder's name
     if tag and not certain:
         print(f"note: '{path}' is read as '{tag}' of {plain}, for so it is named.", file=sys.stderr, flush=True)
     return Reading(quick, _normalisation([tags[tag]] if tag else [*tags.values()], quick, path), archive)

@@ -118,6 +118,8 @@ def test_a_released_file_is_known_by_its_repository(
     path.symlink_to(files / "weights.safetensors")
     assert is_quick(CLIP("small", str(path)))
     assert f"note: '{path}' is read as 'dfn' of small" in capsys.readouterr().err
+    assert not is_quick(CLIP("small-gelu", str(path)))  # the user's word counts for more
+    assert "note" not in capsys.readouterr().err
 
 
 def test_an_archive_is_a_program_and_runs_only_if_it_was_released(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
