@@ -2,13 +2,15 @@
 
 Where a picture is pooled by attention (SigLIP, PE-Core, ResNets), a place alone gets all of it, which is the value path of
 MaskCLIP; where the mean or a class token is taken (MobileCLIP, EVA02, ConvNeXt, ViTamin), the place takes its seat. So every
-family has the plain dense reading through its own head, and no rule that changes attention inside.
+family has the plain dense reading through its own head. Vision transformers also follow ``maskclip``, the value path inside the
+last block; no other rule that changes attention inside.
 
 Shapes: B pictures, (h, w) grid, n = h*w, D width of the trunk, C joint embedding.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +21,9 @@ from torch import Tensor
 
 from backbones.open_clip_model import OpenCLIPModel
 from backbones.tower import PLAIN
+from backbones.value_path import RULE, has_value_path, value_path
+
+VITS = ("VisionTransformer", "Eva")  # trunks of timm
 
 
 class OpenCLIPTower(OpenCLIPModel):
@@ -32,6 +37,19 @@ class OpenCLIPTower(OpenCLIPModel):
     @staticmethod
     def reads(visual: Any) -> bool:
         return isinstance(visual, TimmModel | ModifiedResNet)
+
+    @property
+    def rules(self) -> tuple[str, ...]:  # type: ignore[override]  # an attribute of others
+        return (PLAIN,) if self._last_attention is None else (PLAIN, RULE)
+
+    @property
+    def _last_attention(self) -> Any:
+        """That of a vision transformer's last block, where its parts are known; None of others."""
+        trunk: Any = getattr(self.clip.visual, "trunk", None)
+        if type(trunk).__name__ not in VITS:
+            return None
+        attention = getattr(trunk.blocks[-1], "attn", None)
+        return attention if has_value_path(attention) else None
 
     @property
     def native_side(self) -> int:
@@ -56,7 +74,8 @@ class OpenCLIPTower(OpenCLIPModel):
         self, images: Tensor, rule: str = PLAIN, position_resize: str = "scaled_bicubic", pooled: bool = False
     ) -> tuple[Tensor | None, Tensor]:
         self.check_rule(rule)
-        features = self.features(images)
+        with value_path(self._last_attention) if rule == RULE else nullcontext():
+            features = self.features(images)
         places_ND = features.permute(0, 2, 3, 1).flatten(0, 2)
         dense = self.read_alone(places_ND).float().unflatten(0, (len(features), *features.shape[2:])).permute(0, 3, 1, 2)
         return self.embed_image(images) if pooled else None, F.normalize(dense, dim=1)
@@ -85,7 +104,7 @@ class OpenCLIPTower(OpenCLIPModel):
             pool = visual.attnpool
             return pool.c_proj(pool.v_proj(places_ND))
         trunk, tokens = visual.trunk, _prefix(visual.trunk)
-        if trunk.__class__.__name__ in ("VisionTransformer", "Eva"):
+        if type(trunk).__name__ in VITS:
             alone = places_ND[:, None].expand(-1, 1 + tokens, -1)  # whichever of them the head takes
         elif _channels_last(trunk):
             alone = places_ND[:, None, None]

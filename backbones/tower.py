@@ -32,6 +32,7 @@ class DenseTower(nn.Module, ABC):
         pretrained: whether its weights were loaded, so that the same arguments bring them back.
         saw: labels that its training saw beyond captions; empty for none.
         scale: what cosines are multiplied with before a softmax over words (the exponential of CLIP's ``logit_scale``).
+        bias: what is added to scaled cosines before a sigmoid, where it was trained with one for each word; else None.
     """
 
     name: str
@@ -40,6 +41,7 @@ class DenseTower(nn.Module, ABC):
     pretrained: bool = True
     saw: str = ""
     scale: Tensor
+    bias: Tensor | None = None
 
     @property
     @abstractmethod

@@ -164,7 +164,7 @@ def run(arguments: list[str]) -> int:
         return 128 + signal.SIGTERM
     if by_default:
         print(TOWER)
-    elif subcommand == "predict" and cli.model.hparams.get("pretrained") == "embedded":
+    elif subcommand == "predict" and {"clip": "tiny_clip", "pretrained": "embedded"}.items() <= cli.model.hparams.items():
         print("note: the embedded model has only seen coloured shapes; on photographs its labels are wrong. For real pictures")
         print("      name no --config, or add --config configs/backbones/clip_vit_b16.yaml.")
     return 2 if cli.predictions is not None and cli.predictions.failed else 0
@@ -251,6 +251,7 @@ def quiet() -> None:
         ".*args parameter is intended to run from within Python.*",  # it is how main() hands them on
         ".*not supported by the model summary.*",
         ".*module\\(s\\) in eval mode.*",  # frozen backbones are
+        ".*looks like a TorchScript archive.*",  # OpenAI's, known by its digest
         "The dirpath has changed from.*",  # each run has its folder, also one that goes on
         ".*callbacks used to create the checkpoint need to be provided.*",  # a test does not write any
         ".*smaller than the logging interval.*",

@@ -14,7 +14,7 @@ NAMES_A_METHOD = {"--config", "-c", "--model", "--ckpt_path"}
 BETTER = "--config configs/training_free/sclip.yaml --config configs/backbones/clip_vit_b16.yaml"
 TOWER = (
     "tower: packaged (EfficientNet-Lite2 read through ImageNet's class names, no download); what is none of the classes is "
-    f"background. Better, with a download of 600 MB: {BETTER}"
+    f"background. Better, with a download of 600 MB: {BETTER} (more towers: configs/backbones/)"
 )
 PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
 --output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.

@@ -23,9 +23,9 @@ class DenseCLIP(Segmenter):
 
     Args:
         rule: attention rule of the dense tokens, see :mod:`backbones.attention`.
-        clip: the tower, ``packaged`` or an open_clip model, see :func:`backbones.towers.load_tower`.
+        clip: the tower, one of ``zerolabel list towers``; see :func:`backbones.towers.load_tower`.
         pretrained: its weights.
-        revision: commit of an ``hf-hub:`` model.
+        revision: commit of a model of the hub.
         options: as of :class:`Segmenter`.
     """
 

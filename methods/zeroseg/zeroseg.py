@@ -63,9 +63,9 @@ class ZeroSeg(TokenSegmenter):
         encoder_init: ``random`` (INFERRED), ``mae`` (published weights) or ``teacher``: DEVIATIONS.
         mae_weights: ``facebook/vit-mae-base``, a folder, or a file of facebookresearch/mae, for ``encoder_init: mae``.
         mae_revision: commit of its repository.
-        clip: the teacher, ``packaged`` or an open_clip model, see :func:`backbones.towers.load_tower`.
+        clip: the teacher, one of ``zerolabel list towers``; see :func:`backbones.towers.load_tower`.
         pretrained: its weights.
-        revision: commit of an ``hf-hub:`` teacher.
+        revision: commit of a teacher of the hub.
         cache: folder of the views' embeddings; ``auto`` for the cache, null to embed them at every step.
         seed: of masks and assignments, with the step and the picture; default: the run's (``--seed_everything``).
         options: as of :class:`methods.segmenter.Segmenter`.

@@ -123,9 +123,13 @@ def test_local_files_and_their_faults(clip: CLIP, tmp_path: Path) -> None:
         assert state_hash(CLIP("tiny_clip", str(tmp_path / name)).clip.state_dict()) == state_hash(clip.clip.state_dict())
     other = {k: v for k, v in load_file(tmp_path / "same.safetensors").items() if k != "visual.proj"}
     save_file(other, tmp_path / "other.safetensors")
+    (tmp_path / "text.pt").write_text("no weights")
+    torch.save({"path": tmp_path}, tmp_path / "code.pt")
     for pretrained, message in (
         (str(tmp_path / "other.safetensors"), "cannot load weights .*other.safetensors' into CLIP 'tiny_clip'"),
         (str(tmp_path / "absent.pt"), "absent.pt' does not exist"),
+        (str(tmp_path / "text.pt"), "checkpoint '.*text.pt' cannot be read: it is no whole torch file"),
+        (str(tmp_path / "code.pt"), r"checkpoint '.*code.pt' is refused: .* it holds 'pathlib"),
         ("opnai", "unknown pretrained tag of tiny_clip 'opnai'"),
     ):
         with pytest.raises(UserError, match=message):
@@ -135,7 +139,10 @@ def test_local_files_and_their_faults(clip: CLIP, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("ViT-B-61", "unknown CLIP model 'ViT-B-61'. Did you mean"),
+        ("ViT-B-61", "unknown tower 'ViT-B-61'. Did you mean 'ViT-B-16'. 'zerolabel list towers' names them"),
+        ("pakaged", "unknown tower 'pakaged'. Did you mean 'packaged'"),
+        ("packaged", "tower 'packaged' is none of open_clip's"),
+        ("transformers:google/tipsv2-b14", "is none of open_clip's"),
         ("RN50", "has no plain ViT image tower"),
         ("hf-hub:laion/some-model", "needs a pinned revision"),
         ("nowhere/model.json", "does not exist"),

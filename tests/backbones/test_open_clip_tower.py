@@ -1,15 +1,17 @@
 """Open_clip's other towers against open_clip itself, with random weights, for a small member of each family."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 
 from backbones.clip import CLIP
 from backbones.open_clip_tower import OpenCLIPTower
-from backbones.towers import load_tower
+from backbones.towers import _described, load_tower
 from common.errors import UserError
 from methods import TrainingFree
 
@@ -78,8 +80,48 @@ def test_pictures_of_other_sizes_and_words(tower: OpenCLIPTower) -> None:
     assert torch.isfinite(dense).all()
     text = tower.embed_text(["cat", "dog"], ["a photo of a {}."])
     assert text.shape == (2, dense.shape[1])
-    with pytest.raises(UserError, match=r"cannot follow the attention rule 'naclip'.*It follows: clip\."):
+    with pytest.raises(UserError, match=rf"cannot follow the attention rule 'naclip'.*It follows: {', '.join(tower.rules)}\."):
         tower.dense(torch.rand(1, 3, 50, 90), "naclip")
+
+
+def test_maskclip_is_the_last_block_with_every_token_alone(tower: OpenCLIPTower, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expected: timm's own attention under a mask that shows a token nothing but itself."""
+    images = torch.rand(1, 3, tower.native_side, tower.native_side)
+    trunk = getattr(tower.clip.visual, "trunk", None)
+    if type(trunk).__name__ not in ("VisionTransformer", "Eva"):
+        with pytest.raises(UserError, match=r"cannot follow the attention rule 'maskclip'.*It follows: clip\."):
+            tower.dense(images, "maskclip")
+        return
+    for parameter in trunk.blocks[-1].parameters():  # fresh biases are 0, layer scales almost
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    attention = trunk.blocks[-1].attn
+    monkeypatch.setattr(attention, "norm", torch.nn.LayerNorm(attention.proj.in_features))  # as larger EVA02s have it
+    torch.nn.init.normal_(attention.norm.weight)
+    plain, found = tower.dense(images), tower.dense(images, "maskclip")
+    forward = attention.forward
+    monkeypatch.setattr(attention, "forward", lambda x, **options: forward(x, **options | {"attn_mask": alone(x)}))
+    torch.testing.assert_close(found, tower.dense(images), atol=1e-5, rtol=1e-4)
+    assert (found - plain).abs().max() > 1e-3
+
+
+def alone(x: torch.Tensor) -> torch.Tensor:
+    return torch.eye(x.shape[1], dtype=torch.bool)
+
+
+def test_the_list_says_which_rules_a_tower_follows(tower: OpenCLIPTower) -> None:
+    config = open_clip.get_model_config(Path(tower.name.partition("@")[0]).stem)
+    said = _described(config).rpartition("; ")[2]
+    assert said == ", ".join(tower.rules)
+
+
+def test_sigmoid_trained_towers_have_a_bias(tmp_path: Path) -> None:
+    config = {"embed_dim": 64, "vision_cfg": TIMM | FAMILIES["map pooling"], "text_cfg": TEXT, "custom_text": True}
+    for name, extra in (("softmax", {}), ("sigmoid", {"init_logit_bias": -10.0})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(config | extra))
+    assert load_tower(str(tmp_path / "softmax.json"), None).bias is None
+    sigmoid = load_tower(str(tmp_path / "sigmoid.json"), None)
+    assert sigmoid.bias is not None
+    assert float(sigmoid.bias) == -10
 
 
 def test_a_vit_stays_a_clip_with_all_rules() -> None:

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import open_clip
 import pytest
 import yaml
 
 import commands.compare
 import commands.lightning
+from backbones.towers import known_towers
 from reporting.plan import read_plan
 from tests.conftest import ROOT
 
@@ -37,6 +39,18 @@ def test_it_can_be_instantiated(path: Path) -> None:
     made = commands.lightning.build(["--config", str(path), "--trainer.logger=false", *embedded])
     assert type(made.model).__name__ == content["model"]["class_path"].rpartition(".")[2]
     assert type(made.datamodule).__name__ == content["data"]["class_path"]
+
+
+@pytest.mark.parametrize("path", [c for c in CONFIGS if c.parts[1] == "backbones"], ids=str)
+def test_backbones_are_known_and_go_behind_a_method(path: Path) -> None:
+    arguments = yaml.safe_load((ROOT / path).read_text())["model"]["init_args"]
+    assert arguments["clip"] in known_towers()
+    assert arguments["pretrained"] in (None, "embedded", *open_clip.list_pretrained_tags_by_model(arguments["clip"]))
+    here = ["--model.clip=tiny_clip", "--model.pretrained=embedded", "--trainer.logger=false"]  # without a download
+    made = commands.lightning.build(["--config", "configs/training_free/maskclip.yaml", "--config", str(path), *here])
+    protocol = made.model.protocol
+    assert protocol.name == arguments["protocol"]
+    assert arguments.get("protocol_values", {}).items() <= protocol.in_effect().items()
 
 
 @pytest.mark.parametrize("path", [c for c in CONFIGS if c.parts[1] == "compare"], ids=str)
