@@ -21,7 +21,7 @@ class FiftyOne(Format):
     def write(self, annotations: Annotations, folder: Path) -> None:
         places = {}
         for picture in annotations:
-            places[picture.stem] = str((annotations.root / picture.name).resolve())
+            places[Path(picture.name).as_posix()] = str((annotations.root / picture.name).resolve())
             values = class_values(annotations, picture)
             Image.fromarray(values).save(beside(folder / "labels" / f"{picture.stem}.png"))
         targets = {value: of.name for value, of in enumerate(mask_classes(annotations.vocabulary))}

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TextIO
 
 from common.errors import UserError
 from evaluation.vocabulary import Vocabulary
+from reporting.exports.mask_files import mask_classes
 from reporting.exports.records import Annotations
 
 
@@ -27,8 +28,9 @@ class Format(ABC):
         """Says before the first picture what the format cannot hold.
 
         Raises:
-            UserError: names of classes or pictures that it has no place for.
+            UserError: classes or pictures that it has no place for.
         """
+        mask_classes(vocabulary)
         if not self.by_stem:
             return
         seen: dict[PurePath, str] = {}

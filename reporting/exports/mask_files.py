@@ -23,6 +23,9 @@ class MaskClass(NamedTuple):
     colour: tuple[int, ...]
 
 
+NOTHING = MaskClass("ignored", (224, 224, 192))  # VOC's, of the value 255
+
+
 def mask_classes(vocabulary: Vocabulary) -> list[MaskClass]:
     """By value: the background, also where none was asked for, then the classes in order, in the overlays' colours.
 
@@ -64,12 +67,16 @@ def object_values(annotations: Annotations, picture: AnnotatedPicture, nothing: 
 
 def voc_masks(annotations: Annotations, picture: AnnotatedPicture, nothing: int = IGNORED) -> Iterator[tuple[str, Image.Image]]:
     """VOC's folders and indexed pictures: of the classes and, where regions are instances, of the objects."""
-    colours = np.array([of.colour for of in mask_classes(annotations.vocabulary)], np.uint8)
-    yield "SegmentationClass", label_image(class_values(annotations, picture, nothing), colours)
-    if annotations.instances:
-        yield "SegmentationObject", label_image(object_values(annotations, picture, nothing), object_colours())
+    classes = np.array([of.colour for of in mask_classes(annotations.vocabulary)], np.uint8)
+    yield "SegmentationClass", indexed(class_values(annotations, picture, nothing), classes)
+    if annotations.instances:  # readers know an object's number by VOC's own colours
+        numbers = Vocabulary("numbers", tuple(map(str, range(IGNORED))), background=0, colours="voc").palette
+        yield "SegmentationObject", indexed(object_values(annotations, picture, nothing), numbers)
 
 
-def object_colours() -> NDArray[np.uint8]:
-    """(255, 3) VOC's own colours, by which readers know an object's number."""
-    return Vocabulary("voc", tuple(map(str, range(IGNORED))), background=0, colours="voc").palette
+def indexed(values: NDArray[np.uint8], colours: NDArray[np.uint8]) -> Image.Image:
+    """The picture of a mask (H, W) in colours (values, 3), with VOC's own for 255."""
+    palette = np.full((256, 3), 255, np.uint8)
+    palette[: len(colours)] = colours
+    palette[IGNORED] = NOTHING.colour
+    return label_image(values, palette)

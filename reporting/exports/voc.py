@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.images import is_upright_jpeg, read_image
 from evaluation.vocabulary import Vocabulary
 from reporting.exports.format import Format, beside
-from reporting.exports.mask_files import mask_classes, voc_masks
+from reporting.exports.mask_files import NOTHING, mask_classes, voc_masks
 from reporting.exports.records import Annotations
 
 JPEG_QUALITY = 95
@@ -31,18 +31,23 @@ class Voc(Format):
             raise UserError(f"picture {broken!r}: VOC's and CVAT's lists cannot hold a line's end. Rename it.")
 
     def write(self, annotations: Annotations, folder: Path) -> None:
-        stems = []
+        stems, whole = [], True
         for picture in annotations:
             stems.append(picture.stem)
             put_picture(annotations.root / picture.name, folder / "JPEGImages" / f"{picture.stem}.jpg")
             for kind, image in voc_masks(annotations, picture):
                 image.save(beside(folder / kind / f"{picture.stem}.png"))
+            whole = whole and sum(region.area for region in picture.regions) == picture.size[0] * picture.size[1]
         beside(folder / "ImageSets" / "Segmentation" / "train.txt").write_bytes(lines(stems))
-        (folder / "labelmap.txt").write_bytes(label_map(annotations.vocabulary))
+        (folder / "labelmap.txt").write_bytes(label_map(annotations.vocabulary, whole))
 
 
-def label_map(vocabulary: Vocabulary) -> bytes:
+def label_map(vocabulary: Vocabulary, whole: bool = True) -> bytes:
     """labelmap.txt as CVAT and datumaro write it: name, colour, parts and actions, of which there are none.
+
+    Args:
+        vocabulary: what was asked.
+        whole: every pixel is annotated; otherwise 255 has a name, too, as datumaro takes no colour without one.
 
     Raises:
         UserError: a class that it cannot hold.
@@ -54,11 +59,11 @@ def label_map(vocabulary: Vocabulary) -> bytes:
                 f"class {of.name!r}: labelmap.txt of VOC and CVAT cannot hold ':', a line's end or a leading '#'. Name the "
                 "class otherwise, or leave out these two."
             )
-    if [of.name for of in classes].count("background") > 1:
-        raise UserError(
-            "class 'background' is not the vocabulary's background; VOC and CVAT cannot tell them apart. Rename it."
-        )
-    return lines(["# label:color_rgb:parts:actions", *(f"{of.name}:{','.join(map(str, of.colour))}::" for of in classes)])
+    names = [of.name for of in [*classes, NOTHING]]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"class {repeated!r} means something else in labelmap.txt of VOC and CVAT. Name the class otherwise.")
+    named = classes if whole else [*classes, NOTHING]
+    return lines(["# label:color_rgb:parts:actions", *(f"{of.name}:{','.join(map(str, of.colour))}::" for of in named)])
 
 
 def lines(texts: list[str]) -> bytes:
