@@ -232,6 +232,13 @@ def test_polygons_come_back(labels: Labels, tmp_path_factory: pytest.TempPathFac
     assert min(polygon_ious(tmp_path_factory.mktemp("polygons"), labels)) >= 0.98
 
 
+def test_the_way_to_a_hole_does_not_cross_another(tmp_path: Path) -> None:
+    """labelme counts the pixels that the way touches."""
+    labels = np.ones((5, 9), np.uint8)
+    labels[1:4, 2] = labels[2, 6] = 0
+    assert polygon_ious(tmp_path, labels) == [1.0, 1.0]
+
+
 def test_polygons_are_simplified_and_keep_their_holes(tmp_path: Path) -> None:
     """A disc with two holes and a class in one of them: IoU over .98 with a third of the corners."""
     y, x = np.mgrid[:160, :200]
