@@ -61,14 +61,21 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         made.chmod(path.parent.stat().st_mode & 0o777)
         yield made
         if path.exists():
-            path.rename(made.with_suffix(".replaced"))
+            path.rename(_replaced(made))
         made.rename(path)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror or error}. Nothing was replaced.") from error
     finally:
         if made is not None:
+            if _replaced(made).exists() and not path.exists():  # stopped between the two
+                _replaced(made).rename(path)
             shutil.rmtree(made, ignore_errors=True)
-            shutil.rmtree(made.with_suffix(".replaced"), ignore_errors=True)
+            shutil.rmtree(_replaced(made), ignore_errors=True)
+
+
+def _replaced(made: Path) -> Path:
+    """Where the folder lies that a new one has replaced, until it is removed; a name that nothing has."""
+    return made.with_name(f"{made.name}.replaced")
 
 
 def walk(folder: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -60,6 +60,8 @@ class SaveExports(Callback):
                 raise UserError(f"cannot write '{self.kept.name}': {error.strerror}. Choose another output folder.") from error
 
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
+        assert self.kept is not None
+        self.kept.close()
         barrier()  # every process has kept all of its pictures
         if not trainer.is_global_zero:
             return

@@ -26,9 +26,7 @@ class Voc(Format):
 
     def check(self, vocabulary: Vocabulary, pictures: list[str]) -> None:
         super().check(vocabulary, pictures)
-        label_map(vocabulary)
-        if broken := next((name for name in pictures if len(name.splitlines()) > 1), None):
-            raise UserError(f"picture {broken!r}: VOC's and CVAT's lists cannot hold a line's end. Rename it.")
+        check_texts(vocabulary, pictures)
 
     def write(self, annotations: Annotations, folder: Path) -> None:
         stems, whole = [], True
@@ -40,6 +38,17 @@ class Voc(Format):
             whole = whole and sum(region.area for region in picture.regions) == picture.size[0] * picture.size[1]
         beside(folder / "ImageSets" / "Segmentation" / "train.txt").write_bytes(lines(stems))
         (folder / "labelmap.txt").write_bytes(label_map(annotations.vocabulary, whole))
+
+
+def check_texts(vocabulary: Vocabulary, pictures: list[str]) -> None:
+    """Whether the classes and the pictures fit into the text files.
+
+    Raises:
+        UserError: one of them does not.
+    """
+    label_map(vocabulary)
+    if broken := next((name for name in pictures if len(name.splitlines()) > 1), None):
+        raise UserError(f"picture {broken!r}: VOC's and CVAT's lists cannot hold a line's end. Rename it.")
 
 
 def label_map(vocabulary: Vocabulary, whole: bool = True) -> bytes:
