@@ -36,7 +36,7 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
   report    tables and one page from any runs: zerolabel report runs/test-* results --output report
   prepare   check a downloaded data set: counts, missing and broken files, checksums; convert what is slow to read
             zerolabel prepare voc|context|coco|ade|cityscapes --root DIR [--split val] [--vocabulary NAME]
-  list      known methods, rules, datamodules, vocabularies, protocols
+  list      known methods, rules, datamodules, vocabularies, protocols, export formats
   completion bash|zsh|fish
             prints a script that completes all of this at the press of TAB
 

@@ -29,12 +29,13 @@ from commands.checks import check_trainer
 from commands.errors import plain_errors
 from commands.help import CONFIG_OPTIONS, HELP_ALL, HELP_OPTIONS, print_help
 from commands.network import ask_the_network_first
-from commands.predict_options import PREDICT_HELP, TOWER, predict_options
+from commands.predict_options import PREDICT_HELP, TOWER, PredictOptions, predict_options
 from common.arguments import option_pairs
 from common.errors import UserError
 from common.files import read_yaml, shipped, writable_folder
 from common.weights import read_checkpoint
 from reporting.checkpoints import AtomicCheckpointIO, default_checkpoints, last_checkpoint
+from reporting.exporting import Exports, SaveExports
 from reporting.predictions import SavePredictions
 from reporting.progress import Progress
 from reporting.recorder import SaveResults, SaveTraining
@@ -57,8 +58,11 @@ class Trained(NamedTuple):
 class ZeroLabelCLI(LightningCLI):
     """The command line of all methods and datamodules, by their class names."""
 
-    def __init__(self, arguments: list[str], run: bool = True, trained: Trained | None = None) -> None:
+    def __init__(
+        self, arguments: list[str], run: bool = True, trained: Trained | None = None, exports: Exports | None = None
+    ) -> None:
         self.trained = trained
+        self.exports = exports
         super().__init__(
             methods.Segmenter,
             datamodules.DataModule,
@@ -120,6 +124,8 @@ class ZeroLabelCLI(LightningCLI):
         if self.subcommand == "predict":
             self.predictions = SavePredictions(Path(self.config.predict.trainer.default_root_dir))
         own: list[Any] = [self.predictions or SaveResults()] if self.subcommand is not None else []
+        if self.predictions and self.exports:
+            own.append(SaveExports(self.predictions.folder, self.exports))
         if self.subcommand == "fit":
             own.append(SaveTraining())
             chosen = self.config.fit.trainer
@@ -153,16 +159,15 @@ def run(arguments: list[str]) -> int:
         print_help(subcommand, options)
         return 0
     options = ["--help" if option == HELP_ALL else option for option in options]
-    by_default = False
-    if subcommand == "predict":
-        options, by_default = predict_options(options)
+    asked = predict_options(options) if subcommand == "predict" else PredictOptions(options, False, None)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            cli = build([subcommand, *options], run=True, trained=checkpoint_of(options, Path(folder)))
+            trained = checkpoint_of(asked.lightning, Path(folder))
+            cli = build([subcommand, *asked.lightning], run=True, trained=trained, exports=asked.exports)
     except SIGTERMException:
         print("stopped by SIGTERM; go on with --ckpt_path last", file=sys.stderr, flush=True)
         return 128 + signal.SIGTERM
-    if by_default:
+    if asked.by_default:
         print(TOWER)
     elif subcommand == "predict" and {"clip": "tiny_clip", "pretrained": "embedded"}.items() <= cli.model.hparams.items():
         print("note: the embedded model has only seen coloured shapes; on photographs its labels are wrong. For real pictures")
@@ -170,7 +175,9 @@ def run(arguments: list[str]) -> int:
     return 2 if cli.predictions is not None and cli.predictions.failed else 0
 
 
-def build(arguments: list[str], run: bool = False, trained: Trained | None = None) -> ZeroLabelCLI:
+def build(
+    arguments: list[str], run: bool = False, trained: Trained | None = None, exports: Exports | None = None
+) -> ZeroLabelCLI:
     """Parses and instantiates (and, with ``run``, runs), with every mistake of the user as a :class:`UserError`.
 
     The hyper-parameters of a checkpoint come before all other options, which win.
@@ -179,7 +186,7 @@ def build(arguments: list[str], run: bool = False, trained: Trained | None = Non
     defaults = ["--config", trained.config] if trained else []
     with plain_errors():
         options = with_run_folder(with_shipped_configs([*arguments[:start], *defaults, *arguments[start:]]))
-        return ZeroLabelCLI(options, run, trained)
+        return ZeroLabelCLI(options, run, trained, exports)
 
 
 def with_shipped_configs(arguments: list[str]) -> list[str]:

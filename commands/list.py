@@ -7,7 +7,7 @@ import json
 from common.answers import remembered
 from common.errors import UserError, known
 
-NAMES = ("methods", "rules", "towers", "datamodules", "vocabularies", "protocols")
+NAMES = ("methods", "rules", "towers", "datamodules", "vocabularies", "protocols", "exports")
 QUOTES = "quotes"
 KINDS = (*NAMES, QUOTES)
 USAGE = f"""usage: zerolabel list [{"|".join(KINDS)}]
@@ -46,6 +46,7 @@ def names() -> dict[str, dict[str, str]]:
     from backbones.towers import known_towers
     from evaluation import Protocol, Vocabulary
     from evaluation.protocol_in_words import in_words
+    from reporting.exports import FORMATS
 
     return {
         "methods": {name: f"sees {cls.sees.value}" for name, cls in methods.METHODS.items()},
@@ -54,6 +55,7 @@ def names() -> dict[str, dict[str, str]]:
         "datamodules": {name: (cls.__doc__ or "").split("\n")[0] for name, cls in datamodules.DATAMODULES.items()},
         "vocabularies": {n: Vocabulary.load(n).title for n in Vocabulary.known_names()},
         "protocols": {n: "; ".join(in_words(Protocol.preset(n))[:1]) for n in Protocol.known_presets()},
+        "exports": {name: (format_.__doc__ or "").split("\n")[0] for name, format_ in FORMATS.items()},
     }
 
 

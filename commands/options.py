@@ -23,6 +23,7 @@ from datamodules.labelled import OriginalFiles
 from evaluation import Protocol, Vocabulary
 from evaluation.rules import ProtocolValues
 from methods import METHODS
+from reporting.exports import FORMATS
 
 Options = dict[str, list[str]]  # option -> the words known for it; none: a file or anything
 
@@ -57,6 +58,7 @@ def lightning_options(command: str) -> Options:
     found |= {HELP_ALL: [], "--model": sorted(METHODS), "--data": sorted(DATAMODULES)} | _prefixed("", of_command)
     if command == "predict":
         found |= {"--images": [], "--classes": Vocabulary.known_names(), "--output": []}
+        found |= {"--export": list(FORMATS), "--instances": ["true", "false"], "--min_area": [], "--unsure": []}
     found |= _merged(_prefixed("--model.", parameters(cls)) for cls in METHODS.values())
     found |= _prefixed("--model.protocol_values.", rules) | data | scored_on
     return found | _prefixed("--trainer.", parameters(lightning.Trainer))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
+from commands.export_options import EXPORT_OPTIONS, SWITCHES, exports_of
 from common.arguments import option_pairs
 from common.errors import UserError
 from common.files import shipped
+from reporting.exporting import Exports
 
 CONFIG = "configs/training_free/photographs.yaml"
 NAMES_A_METHOD = {"--config", "-c", "--model", "--ckpt_path"}
@@ -19,30 +21,45 @@ TOWER = (
 PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
 --output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
 Without --config, photographs are segmented by the packaged tower, and what is none of the classes is background.
+--export FORMAT[,FORMAT] also writes OUTPUT/exports/FORMAT for other tools: coco, cvat, fiftyone, labelme, labelstudio, voc.
+Of what is exported: --instances makes a region of each connected part of a class, and not of all its pixels; --min_area N
+leaves out regions of fewer pixels, --unsure P pixels whose probability is under P.
 """
 
 
-def predict_options(options: list[str]) -> tuple[list[str], bool]:
-    """LightningCLI's options for those of ``predict``, and whether the default method stands in for one that is not named.
+class PredictOptions(NamedTuple):
+    """LightningCLI's options for those of ``predict``; whether no method was named; what is to be exported."""
+
+    lightning: list[str]
+    by_default: bool
+    exports: Exports | None
+
+
+def predict_options(options: list[str]) -> PredictOptions:
+    """Reads the short options.
 
     ``--images`` and ``--classes`` go as JSON: words are text, whatever YAML would make of ``a: b`` or ``null``. They come
     after configs, and so win. The default method gives what is none of the classes a class of its own.
 
     Raises:
-        UserError: one of the short options without a value.
+        UserError: one of the short options without a value, or with a wrong one.
     """
     by_default = not NAMES_A_METHOD & {option for option, _ in option_pairs([*options, ""])}
     kept = ["--config", shipped(CONFIG)] if by_default else []
-    data, output = dict[str, Any](), list[str]()
+    data, output, exports = dict[str, Any](), list[str](), dict[str, str]()
     remaining = iter(options)
     for option in remaining:
         name, equals, value = option.partition("=")
-        if name not in ("--images", "--classes", "--output"):
+        if name not in ("--images", "--classes", "--output", *EXPORT_OPTIONS):
             kept.append(option)
             continue
-        if not equals and (value := next(remaining, "")) == "":
+        if name in SWITCHES and not equals:
+            value = "true"
+        elif not equals and (value := next(remaining, "")) == "":
             raise UserError(f"{name} needs a value.")
-        if name == "--output":
+        if name in EXPORT_OPTIONS:
+            exports[name] = value
+        elif name == "--output":
             output = [f"--trainer.default_root_dir={value}"]
         else:
             data[name.removeprefix("--")] = value
@@ -50,4 +67,5 @@ def predict_options(options: list[str]) -> tuple[list[str], bool]:
         data |= {"background": True} if by_default else {}
         at = next((i for i, option in enumerate(kept) if option.startswith("--data.")), len(kept))
         kept.insert(at, "--data=" + json.dumps({"class_path": "Pictures", "init_args": data}))
-    return [*kept, *output, "--return_predictions=false"], by_default  # predictions are on disk
+    lightning = [*kept, *output, "--return_predictions=false"]  # predictions are on disk
+    return PredictOptions(lightning, by_default, exports_of(exports))

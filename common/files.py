@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,38 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise UserError(f"cannot write '{path}': {error.strerror or error}. Nothing was replaced.") from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yields an empty folder beside ``path`` that replaces it, and all that is in it, only if the block succeeds.
+
+    Raises:
+        UserError: if it cannot be written or the disk is full.
+    """
+    path = Path(path)
+    made: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        made.chmod(path.parent.stat().st_mode & 0o777)
+        yield made
+        if path.exists():
+            path.rename(_replaced(made))
+        made.rename(path)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror or error}. Nothing was replaced.") from error
+    finally:
+        if made is not None:
+            if _replaced(made).exists() and not path.exists():  # stopped between the two
+                _replaced(made).rename(path)
+            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(_replaced(made), ignore_errors=True)
+
+
+def _replaced(made: Path) -> Path:
+    """Where the folder lies that a new one has replaced, until it is removed; a name that nothing has."""
+    return made.with_name(f"{made.name}.replaced")
 
 
 def walk(folder: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:

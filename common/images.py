@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from common.errors import UserError
@@ -45,6 +45,16 @@ def _pixels(image: Image.Image) -> Tensor:
 def read_image(path: Path | str, upright: bool = True) -> Tensor:
     """:func:`decode_image` of a file."""
     return decode_image(read_bytes(path), str(path), upright)
+
+
+def is_upright_jpeg(path: Path | str) -> bool:
+    """Whether a file is a JPEG whose pixels are stored as they are looked at.
+
+    Raises:
+        UserError: no picture.
+    """
+    with _opened(read_bytes(path), f"picture '{path}'") as image:
+        return image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
 
 
 def decode_mask(data: bytes, name: str) -> NDArray[np.uint8]:

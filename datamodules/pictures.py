@@ -14,7 +14,7 @@ from common.values import Count, Natural
 from datamodules.base import DataModule
 from evaluation.vocabulary import Vocabulary
 
-WRITTEN = ("labels", "overlays", "segments")  # folders beside a predictions.json
+WRITTEN = ("labels", "overlays", "segments", "exports")  # folders beside a predictions.json
 
 
 class Pictures(DataModule):

@@ -80,7 +80,7 @@ class SavePredictions(Callback):
 
 def summary(result: LabelMap, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Per class found: its share of the picture and the mean probability of its pixels, largest first."""
-    counts = np.bincount(result.labels.cpu().numpy().ravel(), minlength=len(names))
+    counts = np.bincount(result.labels.cpu().numpy().ravel(), minlength=len(names))[: len(names)]  # not what is 255
     score = None if result.score is None else result.score.float().cpu().numpy()
     labels = result.labels.cpu().numpy()
     return {

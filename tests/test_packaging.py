@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,3 +142,12 @@ def test_the_container_copies_what_is_there() -> None:
     needed = {*PACKAGES, *modules_at_the_top(), "README.md", "LICENSE", "pyproject.toml", "constraints.txt"}
     assert needed <= copied
     assert not copied & set((ROOT / ".dockerignore").read_text().split())
+
+
+def test_the_extra_dev_is_the_dependency_group_dev() -> None:
+    """``make`` installs the extra, which older pips know; the group is for the newer."""
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = content["dependency-groups"]
+    grouped = [requirement for included in groups["dev"] for requirement in groups[included["include-group"]]]
+    extra = content["project"]["optional-dependencies"]["dev"]
+    assert sorted(extra) == sorted(["zerolabel[photographs]", *grouped])

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.segformer import SegFormer
-from common.batch import IGNORED, to_unit
+from common.batch import IGNORED, Batch, to_unit
 from common.code import code_of
 from common.distributed import gathered
 from common.errors import UserError, known
@@ -28,6 +28,7 @@ from common.randomness import run_seed
 from common.synonyms import best_of_class
 from common.values import Amount, Natural
 from common.weights import state_hash
+from evaluation.label_map import LabelMap
 from methods.freeseg.mined_masks import MaskStatistics, decode, encode, statistics_of
 from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine
 from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy
@@ -54,6 +55,8 @@ class FreeSeg(SimilarityCLIP):
         guard: against wrong masks, once the mean loss is below ``guard_at``: ``clamp`` pixel losses at it ("pretended
             under-fitting"), so that the worst pixels give no gradient, ``drop`` them, or ``none``.
         guard_at: a loss in nats.
+        predicts: what ``predict`` gives: the label map of the ``network``, or the mask ``mined`` of each picture, for other
+            trainers, in which 255 is unsure.
         augment: crop half to all of the area at random and mirror half of the pictures, each with its mask.
         learning_rate: of AdamW, then half a cosine to 0.
         weight_decay: of AdamW, on matrices only.
@@ -73,6 +76,7 @@ class FreeSeg(SimilarityCLIP):
         closed_outputs: Natural = 0,
         guard: Guard = "none",
         guard_at: Amount = 0.5,
+        predicts: Literal["network", "mined"] = "network",
         augment: bool = True,
         learning_rate: Amount = 6e-5,
         weight_decay: Amount = 0.01,
@@ -83,7 +87,7 @@ class FreeSeg(SimilarityCLIP):
             known("mining rule", key, asdict(MiningRules()))
         self.mining = MiningRules(**(mining or {}))
         self.guard, self.guard_at, self.seed = guard, guard_at, run_seed()
-        self.masks, self.augment, self.network_name = masks, augment, network
+        self.masks, self.augment, self.network_name, self.predicts = masks, augment, network, predicts
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.sees = self.map_sees if self.map_sees is Supervision.CAPTIONS else Supervision.PICTURES
         channels = self.backbone.channels
@@ -140,6 +144,12 @@ class FreeSeg(SimilarityCLIP):
             probability = image_level(cosines, self.backbone.scale, self.mining)
             mined += mine(similarity, probability, some, self.mining, classes, background)
         return mined
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[LabelMap | None]:
+        if self.predicts == "network":
+            return super().predict_step(batch, batch_idx)
+        pairs = zip(batch["image"], batch["error"], strict=True)
+        return [None if error else LabelMap(self.mine(image[None])[0].labels, None) for image, error in pairs]
 
     def prepare_fit(self, images: StillImages, workers: int) -> None:
         """Mines the masks of all training images, where they are kept."""
