@@ -55,10 +55,17 @@ def test_before_training(sent: signal.Signals, code: int, name: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_while_it_imports(sent: signal.Signals, code: int) -> None:
-    run = subprocess.Popen([sys.executable, "cli.py", "list"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def test_while_it_imports(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "cli.py", "list"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"ZEROLABEL_CACHE": str(tmp_path)},  # with an answer from before it would import nothing
+    )
     maps = Path(f"/proc/{run.pid}/maps")
     while "libtorch" not in maps.read_text():
+        assert run.poll() is None
         time.sleep(0.02)
     run.send_signal(sent)
     _, errors = run.communicate(timeout=30)
