@@ -21,7 +21,10 @@ ASKED = [
     ("zerolabel fit --trainer.precision bf16-", "bf16-true bf16-mixed"),
     ("zerolabel validate --model.protocol_values.refine p", "pamr"),
     ("zerolabel test --data.vocabulary voc", "voc20 voc21"),
-    ("zerolabel test --config configs/training_free/s", "configs/training_free/sclip.yaml configs/training_free/surgery.yaml"),
+    (
+        "zerolabel test --config configs/training_free/s",
+        " ".join(f"configs/training_free/{n}.yaml" for n in ["sc_clip", "sclip", "surgery"]),
+    ),
     ("zerolabel compare -c configs/compare/if", "configs/compare/ifseg.yaml"),
 ]
 
