@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,11 +42,10 @@ class LayersRule:
 
     Attributes:
         read: layers -> (B, 1 + h*w, D), what stands for the last block's output.
-        surgery: as of :class:`Rule`.
     """
 
     read: Callable[[Layers], Tensor]
-    surgery: bool = False
+    surgery: ClassVar[bool] = False  # classes are weighted by rules of the other kind alone
 
 
 @dataclass(frozen=True)

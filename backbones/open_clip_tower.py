@@ -20,7 +20,7 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor
 
 from backbones.open_clip_model import OpenCLIPModel
-from backbones.tower import PLAIN
+from backbones.tower import PLAIN, each_place
 from backbones.value_path import RULE, has_value_path, value_path
 
 VITS = ("VisionTransformer", "Eva")  # trunks of timm
@@ -76,9 +76,7 @@ class OpenCLIPTower(OpenCLIPModel):
         self.check_rule(rule)
         with value_path(self._last_attention) if rule == RULE else nullcontext():
             features = self.features(images)
-        places_ND = features.permute(0, 2, 3, 1).flatten(0, 2)
-        dense = self.read_alone(places_ND).float().unflatten(0, (len(features), *features.shape[2:])).permute(0, 3, 1, 2)
-        return self.embed_image(images) if pooled else None, F.normalize(dense, dim=1)
+        return self.embed_image(images) if pooled else None, each_place(features, self.read_alone)
 
     def embed_image(self, images: Tensor, unit: bool = True) -> Tensor:
         embedding: Tensor = self.clip.encode_image(self._native(images)).float()

@@ -6,7 +6,7 @@ Shapes: B pictures, (h, w) grid of tokens, C joint embedding, K words.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -125,6 +125,18 @@ class DenseTower(nn.Module, ABC):
                 f"tower '{self.name}' cannot follow the attention rule '{rule}': it has no such attention. "
                 f"It follows: {', '.join(sorted(self.rules))}."
             )
+
+
+def each_place(features: Tensor, read_alone: Callable[[Tensor], Tensor]) -> Tensor:
+    """Unit tokens (B, C, h, w) of features (B, D, h, w), each place read as if it were the whole picture.
+
+    Args:
+        features: of the trunk.
+        read_alone: places (N, D) -> joint embeddings (N, C).
+    """
+    places_ND = features.permute(0, 2, 3, 1).flatten(0, 2)
+    dense = read_alone(places_ND).float().unflatten(0, (len(features), *features.shape[2:])).permute(0, 3, 1, 2)
+    return F.normalize(dense, dim=1)
 
 
 def join_templates(features: Tensor, ensemble: str) -> Tensor:

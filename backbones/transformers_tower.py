@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from backbones.hub import first_line
-from backbones.tower import PLAIN, DenseTower, join_templates
+from backbones.tower import PLAIN, DenseTower, each_place, join_templates
 from backbones.value_path import RULE, value_path
 from common.errors import UserError
 from common.kept import key_of
@@ -91,9 +91,7 @@ class TransformersTower(DenseTower):
         self.check_rule(rule)
         with value_path(self.last_attention) if rule == RULE else nullcontext():
             features = self.features(images)
-        places_ND = features.permute(0, 2, 3, 1).flatten(0, 2)
-        dense = self.read_alone(places_ND).float().unflatten(0, (len(features), *features.shape[2:])).permute(0, 3, 1, 2)
-        return self.embed_image(images) if pooled else None, F.normalize(dense, dim=1)
+        return self.embed_image(images) if pooled else None, each_place(features, self.read_alone)
 
     def features(self, images: Tensor) -> Tensor:
         """The trunk's last tokens (B, C, h, w), after its final norm."""

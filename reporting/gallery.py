@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.batch import IGNORED
 from common.drawing import blend, side_by_side
 from evaluation.metrics import iou_of
 from reporting.album import Album
@@ -16,7 +17,6 @@ from reporting.class_colours import Colours, css, palette
 from reporting.columns import Column
 from reporting.worst import worst_indices
 
-IGNORED = 255
 NAMED = 4  # classes that an alternative text lists
 TRUTH = "ground truth"
 WORST_QUALITY = 75  # of JPEG: they are many

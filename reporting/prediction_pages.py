@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from common.files import atomic_path
 from evaluation.vocabulary import Vocabulary
+from reporting.class_colours import css
 
 PICTURES_A_PAGE = 100
 
@@ -29,7 +30,7 @@ def write_pages(folder: Path, root: Path, rows: list[dict[str, Any]], vocabulary
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("predictions.html.j2")
     parts = [rows[start : start + PICTURES_A_PAGE] for start in range(0, len(rows), PICTURES_A_PAGE)] or [[]]
     names = [page_name(number) for number in range(len(parts))]
-    colours = {name: "#{:02x}{:02x}{:02x}".format(*vocabulary.palette[k]) for k, name in enumerate(vocabulary.names)}
+    colours = {name: css(rgb) for name, rgb in zip(vocabulary.names, vocabulary.palette.tolist(), strict=True)}
     for number, part in enumerate(parts):
         entries = [
             {**row, "source": link(root / row["picture"], folder), "overlay": quote(f"overlays/{row['picture']}.png")}

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import ClassVar
 from zipfile import ZipFile
 
-from evaluation.vocabulary import Vocabulary
-from reporting.exports.format import Format
 from reporting.exports.mask_files import voc_masks
 from reporting.exports.records import Annotations
-from reporting.exports.voc import check_texts, label_map, lines
+from reporting.exports.voc import WithLabelMap, label_map, lines
 
 UNPAINTED = 0  # CVAT knows no value for what is not annotated; it makes no shape of the background
 
 
-class Cvat(Format):
+class Cvat(WithLabelMap):
     """A zip of masks, "Segmentation mask 1.1" (CVAT)."""
-
-    by_stem: ClassVar[bool] = True
-
-    def check(self, vocabulary: Vocabulary, pictures: list[str]) -> None:
-        super().check(vocabulary, pictures)
-        check_texts(vocabulary, pictures)
 
     def write(self, annotations: Annotations, folder: Path) -> None:
         stems = []

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import __version__
+from reporting.class_colours import css
 from reporting.exports.format import Format, write_items
 from reporting.exports.mask_files import mask_classes
 from reporting.exports.records import AnnotatedPicture, Annotations, Region
@@ -27,7 +28,7 @@ class LabelStudio(Format):
         with (folder / "tasks.json").open("w", encoding="utf-8") as file:
             write_items(file, self._tasks(annotations))
         labels = [
-            f"    <Label value={quoteattr(of.name)} background={quoteattr('#{:02x}{:02x}{:02x}'.format(*of.colour))}/>"
+            f"    <Label value={quoteattr(of.name)} background={quoteattr(css(of.colour))}/>"
             for of in mask_classes(annotations.vocabulary)[1:]
         ]
         lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>', '  <BrushLabels name="tag" toName="image">']

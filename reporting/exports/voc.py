@@ -19,14 +19,18 @@ from reporting.exports.records import Annotations
 JPEG_QUALITY = 95
 
 
-class Voc(Format):
-    """Pictures, indexed masks, a list of them and a label map (PASCAL VOC: datumaro, mmsegmentation, torchvision)."""
+class WithLabelMap(Format):
+    """A format whose classes and pictures stand in text files, a line each."""
 
     by_stem: ClassVar[bool] = True
 
     def check(self, vocabulary: Vocabulary, pictures: list[str]) -> None:
         super().check(vocabulary, pictures)
         check_texts(vocabulary, pictures)
+
+
+class Voc(WithLabelMap):
+    """Pictures, indexed masks, a list of them and a label map (PASCAL VOC: datumaro, mmsegmentation, torchvision)."""
 
     def write(self, annotations: Annotations, folder: Path) -> None:
         stems, whole = [], True
