@@ -33,6 +33,8 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
             zerolabel test --config configs/training_free/sclip.yaml [--config configs/benchmarks/voc21.yaml]
   fit       train a method                zerolabel fit --config configs/pretrain/tiny_clip.yaml
   validate  score on the validation split
+  choose    which method to take for your own pictures, without masks
+            zerolabel choose --images PATH --classes "cat; dog, puppy; sky"
   report    tables and one page from any runs: zerolabel report runs/test-* results --output report
   prepare   check a downloaded data set: counts, missing and broken files, checksums; convert what is slow to read
             zerolabel prepare voc|context|coco|ade|cityscapes --root DIR [--split val] [--vocabulary NAME]

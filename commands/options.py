@@ -32,6 +32,9 @@ def options_of(command: str) -> Options:
     """The options of a command."""
     if command == "compare":
         found: Options = {"--config": shipped_configs(compare=True), "--output": [], "--devices": []}
+    elif command == "choose":
+        found = {"--images": [], "--classes": Vocabulary.known_names(), "--config": shipped_configs(compare=True)}
+        found |= {"--protocol": Protocol.known_presets(), "--pictures": [], "--output": []}
     elif command == "report":
         found = {"--output": [], "--title": []}
     elif command == "prepare":

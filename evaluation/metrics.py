@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from common.errors import UserError
+from evaluation.boundary import boundary_areas, small_areas
 
 NO_IMAGE = -1
 
@@ -23,13 +24,14 @@ class ConfusionMatrix(Metric):
         num_classes: K; train ids are 0..K-1.
         ignore_index: target value that is not counted.
 
-    ``compute()`` gives ``miou``, ``iou`` (K,), ``pixel_accuracy``, ``frequency_weighted_iou`` (fractions, float64; nan
-    where undefined), ``matrix`` (K, K) int64, and per picture ``areas`` (N, 3, K) int64 of intersection, predicted and
-    target pixels, ordered by ``pictures`` (N,).
+    ``compute()`` gives ``miou``, ``iou`` (K,), ``pixel_accuracy``, ``frequency_weighted_iou``, ``boundary_miou`` and
+    ``small_miou`` (:mod:`evaluation.boundary`; all are fractions, float64; nan where undefined), ``matrix`` (K, K) int64, and
+    per picture ``areas`` (N, 3, K) int64 of intersection, predicted and target pixels, ordered by ``pictures`` (N,).
     """
 
     full_state_update = False
     matrix: Tensor
+    boundary: Tensor
     areas: list[Tensor]
     pictures: list[Tensor]
 
@@ -38,6 +40,7 @@ class ConfusionMatrix(Metric):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.add_state("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("boundary", torch.zeros(3, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("areas", [], dist_reduce_fx="cat")
         self.add_state("pictures", [], dist_reduce_fx="cat")
 
@@ -62,6 +65,7 @@ class ConfusionMatrix(Metric):
             return
         counts = confusion(prediction, target, self.num_classes, self.ignore_index)
         self.matrix += counts
+        self.boundary += boundary_areas(prediction, target, self.num_classes, self.ignore_index)
         self.areas.append(torch.stack([counts.diagonal(), counts.sum(0), counts.sum(1)])[None])
         number = len(self.pictures) if picture is None else picture
         self.pictures.append(torch.tensor([number], device=counts.device))
@@ -83,6 +87,8 @@ class ConfusionMatrix(Metric):
             "iou": iou,
             "pixel_accuracy": totals[0].sum().double() / totals[2].sum(),
             "frequency_weighted_iou": torch.where(share > 0, share * iou, 0).sum(),
+            "boundary_miou": iou_of(self.boundary).nanmean(),
+            "small_miou": iou_of(small_areas(areas).sum(0)).nanmean(),
             "matrix": self.matrix,
             "areas": areas,
             "pictures": pictures,

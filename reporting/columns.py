@@ -16,6 +16,7 @@ from reporting.result import Result
 
 ORACLE = "(oracle)"  # ends what a method sees, where that is labels
 SIGNIFICANT = 0.05
+MEANS = ("pixel_accuracy", "boundary_miou", "small_miou", "pictures_per_second")  # over seeds, as they are
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Entry:
     high: float
     spread: float | None  # standard deviation over seeds
     pixel_accuracy: float
+    boundary_miou: float
+    small_miou: float  # nan where nothing is small
     pictures_per_second: float
     iou: Tensor  # (K,)
     estimate: Estimate
@@ -101,8 +104,7 @@ def _entry(results: list[Result]) -> Entry:
         low,
         high,
         mious.std().item() if len(results) > 1 else None,
-        sum(result.pixel_accuracy for result in results) / len(results),
-        sum(result.pictures_per_second for result in results) / len(results),
+        *(sum(getattr(result, name) for result in results) / len(results) for name in MEANS),
         torch.stack([result.iou for result in results]).nanmean(0),
         estimate,
         None if None in contrasts else sum(contrasts) / len(results),

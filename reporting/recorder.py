@@ -21,13 +21,14 @@ from common.kept import Kept
 from common.randomness import run_seed
 from common.weights import weights_hash
 from evaluation.protocol_in_words import in_words
-from reporting.cells import safe_cell
+from reporting.cells import percent, safe_cell
 from reporting.figures import KeepPanels, panel_images
 from reporting.result import Result
 from reporting.worst import Worst
 
 PICTURES = 4
 RESULT = "result"
+MEASURES = ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_miou", "small_miou")
 
 
 class Measure(KeepPanels):
@@ -64,7 +65,7 @@ class Measure(KeepPanels):
             "benchmark": f"{data.describe()}: {model.vocabulary.name}, {count} pictures",
             "seed": run_seed(),
             "sees": model.sees_in_words,
-            **{name: counts[name].item() for name in ("miou", "pixel_accuracy", "frequency_weighted_iou")},
+            **{name: counts[name].item() for name in MEASURES},
             "pictures": count,
             "pictures_per_second": count / seconds,
             "seconds": seconds,
@@ -181,7 +182,7 @@ def save(folder: Path, result: Result, panels: dict[int, Image.Image]) -> None:
 
 def summary(result: Result) -> dict[str, Any]:
     """The numbers of a run without those per class."""
-    kept = ("data", "vocabulary", "protocol", "protocol_hash", "pictures", "miou", "pixel_accuracy", "frequency_weighted_iou")
+    kept = ("data", "vocabulary", "protocol", "protocol_hash", "pictures", *MEASURES)
     return {key: getattr(result, key) for key in kept} | {
         "miou_95": None if math.isnan(result.estimate.interval[0]) else result.estimate.interval
     }
@@ -203,6 +204,7 @@ def print_table(result: Result, published: float | None = None) -> None:
     interval = "no interval from one picture" if math.isnan(low) else f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
     console.print(
         f"mIoU {100 * result.miou:.2f} ({interval}), "
+        f"along borders {percent(result.boundary_miou)}, of small classes {percent(result.small_miou)}, "
         f"pixel accuracy {100 * result.pixel_accuracy:.2f}, {result.pictures} pictures, protocol {result.protocol_hash}"
     )
     if published is not None:

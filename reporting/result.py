@@ -47,6 +47,7 @@ class Result:
 
     Attributes:
         sees: what the method's own training saw.
+        boundary_miou: along borders; ``small_miou`` of classes that are small in their picture (:mod:`evaluation.boundary`).
         mean_score_contrast: of the maps, where it was asked for.
         seconds: of the test; ``fit_seconds`` of the training, None without one.
         protocol: name of the preset, ``protocol_hash`` over the rules that the method follows, ``column_hash`` over all of
@@ -67,6 +68,8 @@ class Result:
     miou: float
     pixel_accuracy: float
     frequency_weighted_iou: float
+    boundary_miou: float
+    small_miou: float
     pictures: int
     pictures_per_second: float
     seconds: float

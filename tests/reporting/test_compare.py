@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import math
 import re
 import subprocess
 import sys
@@ -264,6 +265,7 @@ def result(method: str, hits: torch.Tensor, protocol: str = "a", sees: str = "no
     lists: dict[str, Any] = {"protocol_in_words": [], "column_in_words": [], "names": ["x"], "palette": []}
     hashes = {"protocol": protocol, "protocol_hash": protocol, "column_hash": protocol}
     numbers = {"pixel_accuracy": 0.5, "frequency_weighted_iou": 0.5, "pictures_per_second": 1.0, "seconds": 1.0}
+    numbers |= {"boundary_miou": 0.5, "small_miou": math.nan}
     own = {"method": method, "benchmark": "b", "seed": 0, "sees": sees, "miou": miou, "pictures": len(hits)}
     return Result(**own | texts | lists | hashes | numbers | changed, iou=torch.tensor([miou]), areas=areas)
 
