@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from huggingface_hub import snapshot_download
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # nothing that would be unpickled or run
 
@@ -25,9 +25,4 @@ def hub_folder(prefix: str, repository: str, revision: str | None) -> str:
     try:
         return snapshot_download(repository, revision=revision, allow_patterns=FILES)
     except Exception as error:
-        raise UserError(f"cannot get '{prefix}{repository}' at {revision}: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """An error of a library as one line that is not too long."""
-    return " ".join(str(error).split())[:300]
+        raise UserError(f"cannot get '{prefix}{repository}' at {revision}: {in_one_line(error)}") from error

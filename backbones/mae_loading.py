@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import ViTMAEForPreTraining
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 
 STD = 0.02  # of class and mask token
 
@@ -92,7 +92,7 @@ def read(path: Path) -> dict[str, Tensor]:
         tensors = dict(content.get("model", content))
         return converted(tensors) if "pos_embed" in tensors else tensors
     except Exception as error:
-        raise UserError(f"MAE weights '{path}' cannot be loaded: {str(error).splitlines()[0][:200]}") from error
+        raise UserError(f"MAE weights '{path}' cannot be loaded: {in_one_line(error)}") from error
 
 
 NAMES = {  # facebookresearch/mae -> transformers, in this order
@@ -129,6 +129,6 @@ def _from_transformers(weights: str, revision: str | None, config: Any) -> dict[
             weights, revision=revision or "main", config=config, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:
-        raise UserError(f"MAE weights '{weights}' cannot be loaded: {str(error).splitlines()[0][:200]}") from error
+        raise UserError(f"MAE weights '{weights}' cannot be loaded: {in_one_line(error)}") from error
     model, info = loaded
     return {name: value for name, value in model.state_dict().items() if name not in info["missing_keys"]}

@@ -14,10 +14,10 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from backbones.hub import first_line, hub_folder
+from backbones.hub import hub_folder
 from backbones.released import GELU, Reading, plain_name, reading_of
 from backbones.tower import DenseTower, join_templates
-from common.errors import UserError, known
+from common.errors import UserError, in_one_line, known
 from common.kept import key_of
 from common.weights import read_checkpoint, state_hash
 
@@ -178,7 +178,7 @@ def _create(name: str, weights: str | None, reading: Reading) -> Any:
     except Exception as error:
         if weights and "weights_only" in str(error):
             read_checkpoint(weights)  # says in our words what is wrong; torch advises to run what is in the file
-        raise UserError(f"cannot load weights '{weights or name}' into CLIP '{name}': {first_line(error)}") from error
+        raise UserError(f"cannot load weights '{weights or name}' into CLIP '{name}': {in_one_line(error)}") from error
     return model.float()
 
 
@@ -189,4 +189,4 @@ def _tokenizer(name: str) -> Any:
     try:
         return open_clip.get_tokenizer(name)
     except Exception as error:  # some are fetched from the hub, beside the weights
-        raise UserError(f"cannot get the tokenizer of CLIP '{name}': {first_line(error)}") from error
+        raise UserError(f"cannot get the tokenizer of CLIP '{name}': {in_one_line(error)}") from error

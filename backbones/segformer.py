@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from common.errors import UserError, known
+from common.errors import UserError, in_one_line, known
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SEGFORMERS: dict[str, dict[str, Any]] = {
@@ -60,4 +60,4 @@ def _published(weights: str, revision: str | None, channels: int) -> Any:
             weights, revision=revision or "main", num_labels=channels, use_safetensors=True
         )
     except Exception as error:
-        raise UserError(f"network weights '{weights}' cannot be loaded: {str(error).splitlines()[0][:200]}") from error
+        raise UserError(f"network weights '{weights}' cannot be loaded: {in_one_line(error)}") from error

@@ -16,9 +16,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from backbones.hub import first_line, hub_folder
+from backbones.hub import hub_folder
 from backbones.transformers_tower import TransformersTower
-from common.errors import UserError, known
+from common.errors import UserError, in_one_line, known
 
 PREFIX = "transformers:"  # of names
 
@@ -126,7 +126,7 @@ def _weights(library: Any, folder: str, model: str) -> Any:
     try:
         found, report = library.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:
-        raise UserError(f"cannot load the weights of '{model}': {first_line(error)}") from error
+        raise UserError(f"cannot load the weights of '{model}': {in_one_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"the weights of '{model}' are not those of a {library.__name__}: '{missing[0]}' is missing.")
     return found

@@ -18,10 +18,9 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from backbones.hub import first_line
 from backbones.tower import PLAIN, DenseTower, each_place, join_templates
 from backbones.value_path import RULE, value_path
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.kept import key_of
 from common.weights import state_hash
 
@@ -140,4 +139,4 @@ def _read(kind: Any, folder: str, what: str) -> Any:
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise UserError(f"cannot read the {what} in '{folder}': {first_line(error)}") from error
+        raise UserError(f"cannot read the {what} in '{folder}': {in_one_line(error)}") from error

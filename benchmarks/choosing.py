@@ -1,9 +1,9 @@
 """How well label maps choose a method without labels: rank correlation with the true order, and what the choice costs.
 
 ``python -m benchmarks.choosing``: sets of test pictures of the embedded benchmark in three label spaces, and the rows of
-``configs/compare/shapes.yaml`` that need no training. ``python -m benchmarks.choosing FOLDER``: pictures of the VOCdevkit in FOLDER
-and the rows of ``configs/compare/photographs.yaml``. *Regret* is the mIoU of the best row less that of the row that a criterion puts
-first; ``chance`` takes a row blindly.
+``configs/compare/shapes.yaml`` that need no training. ``python -m benchmarks.choosing FOLDER``: pictures of the VOCdevkit in
+FOLDER and the rows of ``configs/compare/photographs.yaml``. *Regret* is the mIoU of the best row less that of the row that a
+criterion puts first; ``chance`` takes a row blindly.
 """
 
 from __future__ import annotations

@@ -15,6 +15,11 @@ class UserError(ValueError):
         super().__init__(message.rstrip().rpartition("UserError: ")[2] if in_worker else message)
 
 
+def in_one_line(error: Exception) -> str:
+    """A library's error as part of a message: its text without line breaks, not too long; its kind where it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def known(kind: str, value: str, names: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``names``.
 

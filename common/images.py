@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.files import read_bytes
 
 MAX_PIXELS = 100_000_000  # about 6.5 GB on the way to a label map
@@ -110,7 +110,7 @@ def _opened(data: bytes, what: str) -> Iterator[Image.Image]:
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{what} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{what} cannot be read: {in_one_line(error)}") from error
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

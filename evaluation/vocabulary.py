@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from common.errors import UserError, known
+from common.errors import UserError, in_one_line, known
 from common.files import read_bytes, read_lines
 
 FOLDER = Path(__file__).parent / "vocabularies"
@@ -203,7 +203,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     except UserError:
         raise
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = in_one_line(error)
         raise UserError(
             f"vocabulary file '{path}' is not as it should be ({reason}); it needs at least 'names: [...]'."
         ) from error

@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.files import atomic_path
 from common.stopping import let_a_step_end
 from common.weights import read_checkpoint
@@ -33,7 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             free = shutil.disk_usage(Path(path).parent).free if Path(path).parent.is_dir() else 0
             raise UserError(
                 f"checkpoint '{path}' could not be written, most often for want of space: {free / 1e6:.0f} MB are free "
-                f"({str(error).splitlines()[0]}). Earlier ones are intact: free some space and start the same command with "
+                f"({in_one_line(error)}). Earlier ones are intact: free some space and start the same command with "
                 "--ckpt_path last."
             ) from error
 

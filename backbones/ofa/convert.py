@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.files import atomic_path
 
 ALLOWED = {
@@ -64,7 +64,7 @@ def read_fairseq(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)  # inert, see above
         weights = {name: value for name, value in content["model"].items() if isinstance(value, torch.Tensor)}
     except Exception as error:
-        raise UserError(f"checkpoint '{path}' cannot be read: {str(error).splitlines()[0][:200]}") from error
+        raise UserError(f"checkpoint '{path}' cannot be read: {in_one_line(error)}") from error
     if not weights:
         raise UserError(f"checkpoint '{path}' holds no weights under 'model'.")
     return weights

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from backbones.ofa.model import OFA
 from backbones.ofa.tokenizer import OFATokenizer
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 
 EMBEDDED = "embedded"
 FOLDER = Path(__file__).parents[1] / "checkpoints"
@@ -92,7 +92,7 @@ def find_weights(path_or_hub_id: str, revision: str | None = None) -> Path:
     try:
         return Path(hf_hub_download(repository, "pytorch_model.bin", revision=revision))
     except Exception as error:
-        raise UserError(f"'{path_or_hub_id}' cannot be downloaded: {str(error).splitlines()[0][:200]}") from error
+        raise UserError(f"'{path_or_hub_id}' cannot be downloaded: {in_one_line(error)}") from error
 
 
 def load_ofa(
@@ -138,7 +138,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "once to safetensors (README, IFSeg)."
         ) from error
     except Exception as error:
-        raise UserError(f"weights '{path}' cannot be read: {str(error).splitlines()[0][:200]}") from error
+        raise UserError(f"weights '{path}' cannot be read: {in_one_line(error)}") from error
     return content.get("model", content)
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.hub import first_line, hub_folder
-from common.errors import UserError
+from backbones.hub import hub_folder
+from common.errors import UserError, in_one_line
 from common.values import Count
 from methods.segmenter import Segmenter
 from methods.supervision import Supervision
@@ -100,7 +100,7 @@ class WordByWord(Segmenter):
         try:
             return self.load(folder)
         except Exception as error:
-            raise UserError(f"{type(self).__name__} '{weights}' cannot be loaded: {first_line(error)}") from error
+            raise UserError(f"{type(self).__name__} '{weights}' cannot be loaded: {in_one_line(error)}") from error
 
 
 def _without_chance(make: Callable[[], Any]) -> Any:

@@ -12,7 +12,7 @@ from transformers import GroupViTConfig, GroupViTModel
 from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
 
 from backbones.tower import join_templates
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from methods.dense_clip import embed_words
 from methods.supervision import Supervision
 from methods.zeroseg.segment_tokens import SegmentTokens
@@ -104,4 +104,4 @@ def _published(weights: str, revision: str | None) -> Any:
     try:
         return GroupViTModel.from_pretrained(weights, revision=revision or "main", use_safetensors=True)
     except Exception as error:
-        raise UserError(f"GroupViT '{weights}' cannot be loaded: {str(error).splitlines()[0][:200]}") from error
+        raise UserError(f"GroupViT '{weights}' cannot be loaded: {in_one_line(error)}") from error
