@@ -6,6 +6,7 @@ COMMANDS = {  # name -> module in this folder
     "test": "lightning",
     "fit": "lightning",
     "validate": "lightning",
+    "serve": "serve",
     "report": "report",
     "prepare": "prepare",
     "list": "list",

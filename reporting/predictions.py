@@ -16,6 +16,7 @@ from common.distributed import gathered, is_padding_sample
 from common.drawing import blend, label_image, tint, token_colours, with_legend
 from common.files import atomic_path, writable_folder
 from evaluation.label_map import LabelMap
+from evaluation.protocol import Protocol
 from evaluation.vocabulary import Vocabulary
 from reporting.prediction_pages import write_pages
 
@@ -55,7 +56,7 @@ class SavePredictions(Callback):
         self.failed = sorted(gathered(self.failed))
         if not trainer.is_global_zero:
             return
-        save_rows(self.folder, pl_module, self.rows, self.failed)
+        save_rows(self.folder, pl_module.vocabulary, pl_module.protocol, self.rows, self.failed)
         write_pages(self.folder, trainer.datamodule.root, self.rows, pl_module.vocabulary)
         print(f"{len(self.rows)} pictures segmented: label maps, overlays and predictions.json are in {self.folder};")
         print(f"look at {self.folder / 'predictions.html'}")
@@ -78,11 +79,13 @@ def save_picture(folder: Path, name: str, image: Tensor, result: LabelMap, vocab
     return {"picture": name, "size": list(labels.shape), "classes": summary(result, vocabulary.names)}
 
 
-def save_rows(folder: Path, model: Any, rows: list[dict[str, Any]], failed: list[tuple[str, str]]) -> None:
-    """Writes ``predictions.json``: what the model was asked, the pictures' rows, and which could not be read and why."""
+def save_rows(
+    folder: Path, vocabulary: Vocabulary, protocol: Protocol, rows: list[dict[str, Any]], failed: list[tuple[str, str]]
+) -> None:
+    """Writes ``predictions.json``: what was asked and how, the pictures' rows, and which could not be read and why."""
     content = {
-        "vocabulary": list(model.vocabulary.names),
-        "protocol": model.protocol.hash,
+        "vocabulary": list(vocabulary.names),
+        "protocol": protocol.hash,
         "pictures": rows,
         "failed": [{"picture": name, "error": error} for name, error in failed],
     }
