@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> int:
             work.model.of(choices[0])  # a mistake in its options ends the command, and the first picture need not wait
             offline()
             print(f"open http://{HOST}:{at.getsockname()[1]}/ in a browser; Ctrl-C stops it", flush=True)
-            serve(application(work), at)
+            server(application(work)).run(sockets=[at])
     return 0
 
 
@@ -83,18 +83,19 @@ def listening(port: int) -> socket.socket:
     return at
 
 
-def serve(application: Any, at: socket.socket) -> None:
-    """Answers until Ctrl-C or SIGTERM, which then go on to :func:`cli.main`."""
+def server(application: Any) -> Any:
+    """What answers until Ctrl-C or SIGTERM, which then go on to :func:`cli.main`."""
     import uvicorn
 
-    config = uvicorn.Config(
-        application,
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        ws="none",
-        limit_concurrency=64,
-        timeout_graceful_shutdown=SECONDS_TO_END,
+    return uvicorn.Server(
+        uvicorn.Config(
+            application,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=64,
+            timeout_graceful_shutdown=SECONDS_TO_END,
+        )
     )
-    uvicorn.Server(config).run(sockets=[at])

@@ -66,6 +66,10 @@ class Browser:
         message, _, self.buffer = self.buffer.partition(b"\0")
         return json.loads(message)
 
+    def seen(self, method: str) -> list[dict[str, Any]]:
+        """The parameters of the events of a kind."""
+        return [event["params"] for event in self.events if event["method"] == method]
+
     def look(self, address: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Opens a page in a window of that size."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -88,7 +92,8 @@ class Browser:
 
     def drop(self, files: list[Path], selector: str) -> None:
         """Drags files from outside onto an element, as a hand would."""
-        box = self.ask(f"(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector('{selector}').getBoundingClientRect())")
+        middle = "(b => [b.x + b.width / 2, b.y + b.height / 2])"
+        box = self.ask(f"{middle}(document.querySelector('{selector}').getBoundingClientRect())")
         data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.call("Input.dispatchDragEvent", type=kind, x=box[0], y=box[1], data=data)

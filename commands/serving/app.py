@@ -1,7 +1,7 @@
 """The page's addresses.
 
 ``GET /`` is the page. ``POST /runs`` asks a method for words, ``POST /runs/N/pictures?name=`` brings it a picture as the body,
-``GET /runs/N/labels/I`` and ``overlays/I`` are what came of it, ``POST /runs/N/downloads/WHAT`` makes a zip, and ``GET`` gets it.
+``GET /runs/N/labels/I`` and ``overlays/I`` are what came of it, ``POST /runs/N/downloads/WHAT`` makes a zip that ``GET`` gets.
 An answer that is no file is JSON, ``{"error": "one line"}`` for a mistake.
 """
 
@@ -55,8 +55,10 @@ async def page(work: Workplace, request: Request) -> Response:
     groups = [(group, list(choices)) for group, choices in groupby(work.choices.values(), lambda choice: choice.group)]
     limits = {"pictures": MAX_PICTURES, "bytes": MAX_BYTES, "pixels": MAX_PIXELS}
     formats = {name: (FORMATS[name].__doc__ or "").split("\n")[0] for name in DOWNLOADS if name != LABELS}
-    text = environment().get_template("serve.html.j2").render(
-        nonce=nonce, groups=groups, limits=limits, formats=formats, suffixes=sorted(SUFFIXES)
+    text = (
+        environment()
+        .get_template("serve.html.j2")
+        .render(nonce=nonce, groups=groups, limits=limits, formats=formats, suffixes=sorted(SUFFIXES))
     )
     return HTMLResponse(text, headers={"content-security-policy": page_policy(nonce)})
 
@@ -68,7 +70,9 @@ async def new_run(work: Workplace, request: Request) -> Response:
         work.new_run, str(asked.get("method")), str(asked.get("classes", "")), asked.get("background") is True, options
     )
     colours = dict(zip(run.vocabulary.names, map(css, run.vocabulary.palette.tolist()), strict=True))
-    return JSONResponse({"run": number, "method": run.choice.title, "colours": colours})
+    at = run.vocabulary.background
+    background = None if at is None else run.vocabulary.names[at]  # whose probability says nothing
+    return JSONResponse({"run": number, "method": run.choice.title, "colours": colours, "background": background})
 
 
 async def new_picture(work: Workplace, request: Request) -> Response:

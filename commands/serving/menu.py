@@ -52,7 +52,9 @@ def menu(options: list[str]) -> list[Choice]:
     found = []
     if options:
         names = [Path(value).stem for option, value in option_pairs(options) if option in ("--config", "-c")]
-        found.append(Choice("command line", "named on the command line", " + ".join(names) or " ".join(options), tuple(options)))
+        found.append(
+            Choice("command line", "named on the command line", " + ".join(names) or " ".join(options), tuple(options))
+        )
     return found + shipped_choices()
 
 
@@ -67,7 +69,9 @@ def shipped_choices() -> list[Choice]:
         model = read_yaml(file)["model"]
         if needs_no_training(model["class_path"]):
             given = model.get("init_args", {})
-            found += [_choice(file, given, tower, models.get(tower, {})) for tower in towers if tower is None or "clip" in given]
+            found += [
+                _choice(file, given, tower, models.get(tower, {})) for tower in towers if tower is None or "clip" in given
+            ]
     return sorted((choice for choice in found if choice), key=lambda choice: choice.group == SHAPES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import tempfile
 import threading
@@ -28,7 +29,7 @@ from evaluation.label_map import LabelMap
 from evaluation.protocol import Protocol
 from evaluation.vocabulary import Vocabulary
 from methods import Segmenter
-from reporting.exporting import FOLDER, Exports, write_format
+from reporting.exporting import Exports, write_format
 from reporting.exports import FORMATS
 from reporting.exports.records import Annotations
 from reporting.exports.regions import annotated_picture
@@ -38,7 +39,7 @@ MAX_PICTURES = 200  # of a run
 MAX_BYTES = 64_000_000  # of a picture's file; its pixels are bounded where it is read
 RUNS_KEPT = 3
 LONGEST_NAME = 120  # characters of a picture's name, to which ends and temporary names are added
-DATA = '--data={"class_path": "Shapes", "init_args": {"vocabulary": "shapes12"}}'  # which a command line must have, and nobody reads
+DATA = '--data={"class_path": "Shapes", "init_args": {"vocabulary": "shapes12"}}'  # there must be some; nobody reads it
 LABELS = "labels"
 DOWNLOADS = (LABELS, *(name for name, of in FORMATS.items() if of.places != "absolute"))  # those name this machine's folders
 
@@ -215,7 +216,7 @@ class Workplace:
         with self.writing:
             self._open()
             handle, name = tempfile.mkstemp(dir=self.folder, prefix="upload-")
-            open(handle, "wb").close()
+            os.close(handle)
             return Path(name)
 
     def _open(self) -> None:
