@@ -230,7 +230,9 @@ def load(options: list[str]) -> Segmenter:
     with tempfile.TemporaryDirectory() as folder:
         trained = checkpoint_of(options, Path(folder))
         given = [*without(options, "--ckpt_path"), "--trainer.logger=false", "--trainer.enable_checkpointing=false", DATA]
-        model: Segmenter = build(given, trained=trained).model
+        made = build(given, trained=trained)
+    model: Segmenter = made.model
+    vars(made).clear()  # jsonargparse keeps its parser, and so all that was made with it
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
