@@ -63,6 +63,7 @@ def lightning_options(command: str) -> Options:
     if command == "predict":
         found |= {"--images": [], "--classes": Vocabulary.known_names(), "--output": []}
         found |= {"--export": list(FORMATS), "--instances": ["true", "false"], "--min_area": [], "--unsure": []}
+        found |= {"--smooth": []}
     found |= _merged(_prefixed("--model.", parameters(cls)) for cls in METHODS.values())
     found |= _prefixed("--model.protocol_values.", rules) | data | scored_on
     return found | _prefixed("--trainer.", parameters(lightning.Trainer))
