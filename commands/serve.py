@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from common.errors import UserError
+from common.stopping import end_soon, stopped_by
 
 HOST = "127.0.0.1"  # never another: the page knows no users
 PORT = 8000
@@ -47,11 +48,15 @@ def run(arguments: list[str]) -> int:
 
         quiet()
         choices = menu(of_a_method)
-        with tempfile.TemporaryDirectory(prefix="zerolabel-serve-") as folder, Workplace(Path(folder), choices) as work:
-            work.model.of(choices[0])  # a mistake in its options ends the command, and the first picture need not wait
-            offline()
-            print(f"open http://{HOST}:{at.getsockname()[1]}/ in a browser; Ctrl-C stops it", flush=True)
-            server(application(work)).run(sockets=[at])
+        try:
+            with tempfile.TemporaryDirectory(prefix="zerolabel-serve-") as folder, Workplace(Path(folder), choices) as work:
+                work.model.of(choices[0])  # a mistake in its options ends the command, and the first picture need not wait
+                offline()
+                print(f"open http://{HOST}:{at.getsockname()[1]}/ in a browser; Ctrl-C stops it", flush=True)
+                server(application(work)).run(sockets=[at])
+        except KeyboardInterrupt as error:
+            end_soon(128 + (stopped_by(error) or 0))  # a thread that segments a picture hears nothing
+            raise
     return 0
 
 
@@ -90,7 +95,7 @@ def server(application: Any) -> Any:
     return uvicorn.Server(
         uvicorn.Config(
             application,
-            log_level="error",
+            log_level="critical",
             access_log=False,
             server_header=False,
             lifespan="off",

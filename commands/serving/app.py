@@ -77,7 +77,7 @@ async def new_run(work: Workplace, request: Request) -> Response:
 
 async def new_picture(work: Workplace, request: Request) -> Response:
     number, name = request.path_params["run"], request.query_params.get("name", "")
-    work.run(number)
+    await run_in_threadpool(work.run, number)  # which may wait for an export
     path = await run_in_threadpool(work.upload)
     try:
         await receive(request, path)
@@ -94,11 +94,12 @@ async def new_download(work: Workplace, request: Request) -> Response:
 
 async def download(work: Workplace, request: Request) -> Response:
     what = known("download", request.path_params["what"], DOWNLOADS)
-    return file(work.run(request.path_params["run"]).folder / f"{what}.zip", f"zerolabel-{what}.zip")
+    run = await run_in_threadpool(work.run, request.path_params["run"])
+    return file(run.folder / f"{what}.zip", f"zerolabel-{what}.zip")
 
 
 async def picture(work: Workplace, request: Request) -> Response:
-    run, index = work.run(request.path_params["run"]), request.path_params["index"]
+    run, index = await run_in_threadpool(work.run, request.path_params["run"]), request.path_params["index"]
     kind = known("kind of picture", request.path_params["kind"], ("labels", "overlays"))
     if index >= len(run.rows):
         raise UserError(f"there is no picture {index}.")

@@ -38,10 +38,10 @@ class Guard:
 
     def why_refused(self, headers: Headers) -> str:
         """Empty for a request of the page."""
-        host, _, port = headers.get("host", "").partition(":")
-        if host not in HOSTS or not port.isdigit():
-            return f"this page answers to {' and '.join(HOSTS)} alone, with its port."
-        same = (None, f"http://{host}:{port}")
+        host = headers.get("host", "")
+        if host.partition(":")[0] not in HOSTS:
+            return f"this page answers to {' and '.join(HOSTS)} alone."
+        same = (None, f"http://{host}")
         if headers.get("origin") not in same or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return "another page asked for this."
         return ""
