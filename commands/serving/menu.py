@@ -61,7 +61,7 @@ def menu(options: list[str]) -> list[Choice]:
 def shipped_choices() -> list[Choice]:
     """The packaged tower first; then every config of a method that needs no training, alone and with each config of a tower."""
     towers: list[Path | None] = [None, *sorted((ROOT / "configs" / "backbones").glob("*.yaml"))]
-    models = {tower: read_yaml(tower)["model"]["init_args"] for tower in towers if tower is not None}
+    models: list[dict[str, Any]] = [read_yaml(tower)["model"]["init_args"] if tower else {} for tower in towers]
     found = []
     for file in sorted((ROOT / "configs").rglob("*.yaml"), key=lambda file: (file != ROOT / CONFIG, file)):
         if file.relative_to(ROOT).parts[1] in NO_METHODS:
@@ -69,9 +69,8 @@ def shipped_choices() -> list[Choice]:
         model = read_yaml(file)["model"]
         if needs_no_training(model["class_path"]):
             given = model.get("init_args", {})
-            found += [
-                _choice(file, given, tower, models.get(tower, {})) for tower in towers if tower is None or "clip" in given
-            ]
+            pairs = zip(towers, models, strict=True)
+            found += [_choice(file, given, tower, other) for tower, other in pairs if tower is None or "clip" in given]
     return sorted((choice for choice in found if choice), key=lambda choice: choice.group == SHAPES)
 
 
