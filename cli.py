@@ -20,6 +20,7 @@ KEPT = {  # what is there of a command that was stopped
     "fit": "; go on with --ckpt_path last",
     "compare": "; finished results are kept, the same command goes on",
     "predict": "; what is in the output folder is done",
+    "serve": "; its temporary files are removed",
 }
 HELP = f"""zerolabel {__version__}: segment pictures without any segmentation label, and know which method does it best.
 
@@ -29,6 +30,8 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
             zerolabel compare --config configs/compare/shapes.yaml --output results
   predict   segment your pictures with your words; writes label maps, overlays and JSON
             zerolabel predict --images PATH --classes "cat; dog, puppy; sky" --output out
+  serve     the same on a page of this machine: drop pictures, type words, look, download
+            zerolabel serve [--port 8000] [--config FILE ...]
   test      score one method on one benchmark
             zerolabel test --config configs/training_free/sclip.yaml [--config configs/benchmarks/voc21.yaml]
   fit       train a method                zerolabel fit --config configs/pretrain/tiny_clip.yaml

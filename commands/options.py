@@ -40,6 +40,10 @@ def options_of(command: str) -> Options:
     elif command == "prepare":
         found = _merged(_prefixed("", parameters(data)) for data in benchmarks().values())
         found = {o: words for o, words in found.items() if o not in ("--batch_size", "--num_workers", "--limit")}
+    elif command == "serve":
+        of_methods = _merged(_prefixed("--model.", parameters(cls)) for cls in METHODS.values())
+        found = {"--port": [], "--config": shipped_configs(compare=False), "--model": sorted(METHODS), "--ckpt_path": []}
+        found |= of_methods
     elif command in ZeroLabelCLI.subcommands():
         found = lightning_options(command)
     else:
@@ -62,6 +66,7 @@ def lightning_options(command: str) -> Options:
     if command == "predict":
         found |= {"--images": [], "--classes": Vocabulary.known_names(), "--output": []}
         found |= {"--export": list(FORMATS), "--instances": ["true", "false"], "--min_area": [], "--unsure": []}
+        found |= {"--smooth": []}
     found |= _merged(_prefixed("--model.", parameters(cls)) for cls in METHODS.values())
     found |= _prefixed("--model.protocol_values.", rules) | data | scored_on
     return found | _prefixed("--trainer.", parameters(lightning.Trainer))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from commands.export_options import EXPORT_OPTIONS, SWITCHES, exports_of
+from commands.export_options import EXPORT_OPTIONS, SWITCHES, exports_of, number
 from common.arguments import option_pairs
 from common.errors import UserError
 from common.files import shipped
 from reporting.exporting import Exports
+from reporting.smoothing import Memory, Smooth
 
+SMOOTH = "--smooth"
 CONFIG = "configs/training_free/photographs.yaml"
 NAMES_A_METHOD = {"--config", "-c", "--model", "--ckpt_path"}
 BETTER = "--config configs/training_free/sclip.yaml --config configs/backbones/clip_vit_b16.yaml"
@@ -24,15 +26,17 @@ Without --config, photographs are segmented by the packaged tower, and what is n
 --export FORMAT[,FORMAT] also writes OUTPUT/exports/FORMAT for other tools: coco, cvat, fiftyone, labelme, labelstudio, voc.
 Of what is exported: --instances makes a region of each connected part of a class, and not of all its pixels; --min_area N
 leaves out regions of fewer pixels, --unsure P pixels whose probability is under P.
+--smooth M of numbered frames: each pixel's class is voted on by this frame and, with weight M (0 to 0.99), by those before.
 """
 
 
 class PredictOptions(NamedTuple):
-    """LightningCLI's options for those of ``predict``; whether no method was named; what is to be exported."""
+    """LightningCLI's options for those of ``predict``; whether no method was named; what else is to be done."""
 
     lightning: list[str]
     by_default: bool
     exports: Exports | None
+    smooth: Smooth | None = None
 
 
 def predict_options(options: list[str]) -> PredictOptions:
@@ -46,11 +50,11 @@ def predict_options(options: list[str]) -> PredictOptions:
     """
     by_default = not NAMES_A_METHOD & {option for option, _ in option_pairs([*options, ""])}
     kept = ["--config", shipped(CONFIG)] if by_default else []
-    data, output, exports = dict[str, Any](), list[str](), dict[str, str]()
+    data, output, exports, smooth = dict[str, Any](), list[str](), dict[str, str](), None
     remaining = iter(options)
     for option in remaining:
         name, equals, value = option.partition("=")
-        if name not in ("--images", "--classes", "--output", *EXPORT_OPTIONS):
+        if name not in ("--images", "--classes", "--output", SMOOTH, *EXPORT_OPTIONS):
             kept.append(option)
             continue
         if name in SWITCHES and not equals:
@@ -59,6 +63,8 @@ def predict_options(options: list[str]) -> PredictOptions:
             raise UserError(f"{name} needs a value.")
         if name in EXPORT_OPTIONS:
             exports[name] = value
+        elif name == SMOOTH:
+            smooth = Smooth(number(SMOOTH, value, Memory))
         elif name == "--output":
             output = [f"--trainer.default_root_dir={value}"]
         else:
@@ -68,4 +74,4 @@ def predict_options(options: list[str]) -> PredictOptions:
         at = next((i for i, option in enumerate(kept) if option.startswith("--data.")), len(kept))
         kept.insert(at, "--data=" + json.dumps({"class_path": "Pictures", "init_args": data}))
     lightning = [*kept, *output, "--return_predictions=false"]  # predictions are on disk
-    return PredictOptions(lightning, by_default, exports_of(exports))
+    return PredictOptions(lightning, by_default, exports_of(exports), smooth)

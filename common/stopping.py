@@ -46,6 +46,16 @@ def let_a_step_end(wanted: bool) -> None:
     _at_once = not wanted
 
 
+def end_soon(code: int) -> None:
+    """Ends the process with this code in a second, should threads that cannot be stopped keep it until then."""
+
+    def end() -> None:
+        time.sleep(1)
+        os._exit(code)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 def stopped_by(error: BaseException) -> signal.Signals | None:
     """The signal behind an error that ends a command; Lightning answers Ctrl-C by ``sys.exit(1)``."""
     if isinstance(error, SystemExit):

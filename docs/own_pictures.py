@@ -196,7 +196,8 @@ side_by_side(parts).save(OUT / "comparison.png")
 #
 # For photographs add `--config configs/backbones/clip_vit_b16.yaml`. Other rules: `--model.rule surgery`,
 # `--model.protocol_values '{background: threshold, background_value: 0.6}'`. It writes `labels/`, `overlays/` and
-# `predictions.json`.
+# `predictions.json`. For the numbered frames of a film, `--smooth 0.8` lets the frames before vote on each pixel, against
+# flicker.
 
 # %%
 (OUT / "classes.txt").write_text(CLASSES)

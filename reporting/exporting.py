@@ -12,8 +12,8 @@ from common.distributed import barrier, is_padding_sample, rank_and_world
 from common.errors import UserError
 from common.files import atomic_folder, writable_folder
 from reporting.exports import FORMATS
-from reporting.exports.records import AnnotatedPicture, Annotations
-from reporting.exports.regions import RegionRules, regions_of
+from reporting.exports.records import Annotations
+from reporting.exports.regions import RegionRules, annotated_picture
 
 FOLDER = "exports"
 
@@ -52,8 +52,7 @@ class SaveExports(Callback):
         for index, name, result in zip(batch["index"], batch["name"], outputs, strict=True):
             if is_padding_sample(index) or result is None:
                 continue
-            regions = regions_of(result, pl_module.vocabulary, self.exports.rules)
-            picture = AnnotatedPicture(index, name, tuple(result.labels.shape), regions)
+            picture = annotated_picture(index, name, result, pl_module.vocabulary, self.exports.rules)
             try:
                 print(picture.to_line(), file=self.kept, flush=True)
             except OSError as error:
@@ -69,9 +68,7 @@ class SaveExports(Callback):
         annotations = Annotations(files, trainer.datamodule.root, pl_module.vocabulary, self.exports.rules.instances)
         try:
             for name in self.exports.formats:
-                with atomic_folder(self.folder / FOLDER / name) as folder:
-                    FORMATS[name]().write(annotations, folder)
-                print(f"exported to {self.folder / FOLDER / name}")
+                print(f"exported to {write_format(name, annotations, self.folder)}")
         finally:
             for file in files:
                 file.unlink(missing_ok=True)
@@ -83,3 +80,11 @@ class SaveExports(Callback):
     @staticmethod
     def _kept_by(rank: int, folder: Path) -> Path:
         return folder / f".regions-{rank}.jsonl"
+
+
+def write_format(name: str, annotations: Annotations, folder: Path) -> Path:
+    """Writes ``exports/NAME`` below the folder, whole or not at all; returns where."""
+    path = folder / FOLDER / name
+    with atomic_folder(path) as made:
+        FORMATS[name]().write(annotations, made)
+    return path

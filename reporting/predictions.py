@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
+from torch import Tensor
 
 from common.distributed import gathered, is_padding_sample
 from common.drawing import blend, label_image, tint, token_colours, with_legend
 from common.files import atomic_path, writable_folder
 from evaluation.label_map import LabelMap
+from evaluation.protocol import Protocol
+from evaluation.vocabulary import Vocabulary
 from reporting.prediction_pages import write_pages
 
 
@@ -46,29 +49,14 @@ class SavePredictions(Callback):
             if result is None:
                 self.failed.append((name, error))
                 continue
-            pixels = (image.permute(1, 2, 0).cpu().numpy() * 255 + 0.5).astype(np.uint8)
-            labels = result.labels.cpu().numpy()
-            _save(label_image(labels, vocabulary.palette), self.folder / "labels" / f"{name}.png")
-            overlay = tint(pixels, labels, vocabulary.palette, vocabulary.background)
-            _save(with_legend(overlay, labels, vocabulary), self.folder / "overlays" / f"{name}.png")
-            if result.segments is not None:
-                segments = result.segments.cpu().numpy().astype(np.uint8)
-                _save(blend(pixels, segments, token_colours()), self.folder / "segments" / f"{name}.png")
-            self.rows.append({"picture": name, "size": list(labels.shape), "classes": summary(result, vocabulary.names)})
+            self.rows.append(save_picture(self.folder, name, image, result, vocabulary))
 
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         self.rows = sorted(gathered(self.rows), key=lambda row: row["picture"])
         self.failed = sorted(gathered(self.failed))
         if not trainer.is_global_zero:
             return
-        content = {
-            "vocabulary": list(pl_module.vocabulary.names),
-            "protocol": pl_module.protocol.hash,
-            "pictures": self.rows,
-            "failed": [{"picture": name, "error": error} for name, error in self.failed],
-        }
-        with atomic_path(self.folder / "predictions.json") as path:
-            path.write_text(json.dumps(content, indent=1))
+        save_rows(self.folder, pl_module.vocabulary, pl_module.protocol, self.rows, self.failed)
         write_pages(self.folder, trainer.datamodule.root, self.rows, pl_module.vocabulary)
         print(f"{len(self.rows)} pictures segmented: label maps, overlays and predictions.json are in {self.folder};")
         print(f"look at {self.folder / 'predictions.html'}")
@@ -76,6 +64,33 @@ class SavePredictions(Callback):
             print(f"error: {error}", file=sys.stderr)
         if self.failed:
             print(f"error: {len(self.failed)} of {len(self.rows) + len(self.failed)} pictures failed.", file=sys.stderr)
+
+
+def save_picture(folder: Path, name: str, image: Tensor, result: LabelMap, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Writes what there is to see of a picture (3, H, W) in [0, 1]; returns its row of ``predictions.json``."""
+    pixels = (image.permute(1, 2, 0).cpu().numpy() * 255 + 0.5).astype(np.uint8)
+    labels = result.labels.cpu().numpy()
+    _save(label_image(labels, vocabulary.palette), folder / "labels" / f"{name}.png")
+    overlay = tint(pixels, labels, vocabulary.palette, vocabulary.background)
+    _save(with_legend(overlay, labels, vocabulary), folder / "overlays" / f"{name}.png")
+    if result.segments is not None:
+        segments = result.segments.cpu().numpy().astype(np.uint8)
+        _save(blend(pixels, segments, token_colours()), folder / "segments" / f"{name}.png")
+    return {"picture": name, "size": list(labels.shape), "classes": summary(result, vocabulary.names)}
+
+
+def save_rows(
+    folder: Path, vocabulary: Vocabulary, protocol: Protocol, rows: list[dict[str, Any]], failed: list[tuple[str, str]]
+) -> None:
+    """Writes ``predictions.json``: what was asked and how, the pictures' rows, and which could not be read and why."""
+    content = {
+        "vocabulary": list(vocabulary.names),
+        "protocol": protocol.hash,
+        "pictures": rows,
+        "failed": [{"picture": name, "error": error} for name, error in failed],
+    }
+    with atomic_path(folder / "predictions.json") as path:
+        path.write_text(json.dumps(content, indent=1))
 
 
 def summary(result: LabelMap, names: tuple[str, ...]) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from PIL import Image
 
-from reporting.exports.format import Format, beside
+from reporting.exports.format import Format, Places, beside
 from reporting.exports.mask_files import class_values, mask_classes
 from reporting.exports.records import Annotations
 
@@ -17,6 +17,7 @@ class FiftyOne(Format):
     """Greyscale masks, where the pictures are, and the masks' targets (FiftyOne)."""
 
     by_stem: ClassVar[bool] = True
+    places: ClassVar[Places] = "absolute"
 
     def write(self, annotations: Annotations, folder: Path) -> None:
         places = {}

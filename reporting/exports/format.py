@@ -7,12 +7,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path, PurePath
-from typing import Any, ClassVar, TextIO
+from typing import Any, ClassVar, Literal, TextIO
 
 from common.errors import UserError
 from evaluation.vocabulary import Vocabulary
 from reporting.exports.mask_files import mask_classes
 from reporting.exports.records import Annotations
+
+Places = Literal["none", "relative", "absolute"]
 
 
 class Format(ABC):
@@ -20,9 +22,11 @@ class Format(ABC):
 
     Attributes:
         by_stem: it calls a picture by its name without the suffix, so that no two may share one.
+        places: how its files say where the pictures lie, which only some do.
     """
 
     by_stem: ClassVar[bool] = False
+    places: ClassVar[Places] = "none"
 
     def check(self, vocabulary: Vocabulary, pictures: list[str]) -> None:
         """Says before the first picture what the format cannot hold.

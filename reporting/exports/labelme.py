@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from reporting.exports.format import Format, beside, relative
+from reporting.exports.format import Format, Places, beside, relative
 from reporting.exports.polygons import Ring, polygons_of
 from reporting.exports.records import AnnotatedPicture, Annotations, Region
 
@@ -22,6 +22,7 @@ class Labelme(Format):
     """A JSON file of polygons a picture (labelme)."""
 
     by_stem: ClassVar[bool] = True
+    places: ClassVar[Places] = "relative"
 
     def write(self, annotations: Annotations, folder: Path) -> None:
         for picture in annotations:

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.values import Natural, Share
 from evaluation.label_map import LabelMap
 from evaluation.vocabulary import Vocabulary
-from reporting.exports.records import Region
+from reporting.exports.records import AnnotatedPicture, Region
 
 NEIGHBOURS = np.ones((3, 3), bool)  # pixels that touch in a corner are connected
 
@@ -51,6 +51,12 @@ def regions_of(found: LabelMap, vocabulary: Vocabulary, rules: RegionRules) -> t
         parts = _parts(labels == category, rules) if not is_background else [labels == category]
         regions += [Region.of(part, category, _mean(score, part)) for part in parts]
     return tuple(sorted(regions, key=lambda region: -region.area))
+
+
+def annotated_picture(index: int, name: str, found: LabelMap, vocabulary: Vocabulary, rules: RegionRules) -> AnnotatedPicture:
+    """What the formats are written from, of one picture; see :func:`regions_of`."""
+    height, width = found.labels.shape
+    return AnnotatedPicture(index, name, (height, width), regions_of(found, vocabulary, rules))
 
 
 def _parts(mask: NDArray[np.bool_], rules: RegionRules) -> Iterator[NDArray[np.bool_]]:
