@@ -21,11 +21,12 @@ from scipy.stats import spearmanr
 from commands.compare import CommandLineBuilder, parse_plan
 from common.files import ROOT
 from datamodules import DATAMODULES
-from evaluation.choosing import CRITERIA, criteria, look
+from evaluation.choosing import CRITERIA, criteria, look, ranking
 from evaluation.metrics import ConfusionMatrix
 from reporting.plan import read_plan
 
 SETS, PICTURES = 5, 30
+TOGETHER = "agreement and certainty"
 Judged = dict[str, tuple[float, float]]  # by criterion: rank correlation, regret
 
 
@@ -43,12 +44,13 @@ def with_truth(models: dict[str, Any], data: Any, items: list[Any]) -> dict[str,
 
 
 def judged(found: dict[str, dict[str, float]]) -> Judged:
-    true = [numbers["miou"] for numbers in found.values()]
-    result = {"chance": (0.0, max(true) - mean(true))}
-    for criterion in CRITERIA:
-        values = [numbers[criterion] for numbers in found.values()]
-        first = max(range(len(values)), key=values.__getitem__)
-        result[criterion] = float(spearmanr(values, true).statistic), max(true) - true[first]
+    true = {name: numbers["miou"] for name, numbers in found.items()}
+    orders = {criterion: sorted(found, key=lambda name: -found[name][criterion]) for criterion in CRITERIA}
+    orders[TOGETHER] = ranking(found)
+    result = {"chance": (0.0, max(true.values()) - mean(true.values()))}
+    for criterion, order in orders.items():
+        places = [-place for place in range(len(order))]
+        result[criterion] = spearmanr(places, [true[name] for name in order])[0], max(true.values()) - true[order[0]]
     return result
 
 
@@ -78,7 +80,7 @@ def study(folder: str | None) -> None:
         names = ("shapes13", "shapes12", "shapes16")
         every = list(sets_of(names, "shapes.yaml", "shapes", "Shapes", pictures=SETS * PICTURES))
     print()
-    for criterion in ("chance", *CRITERIA):
+    for criterion in ("chance", *CRITERIA, TOGETHER):
         ranks, regrets = zip(*(one[criterion] for one in every), strict=True)
         print(
             f"{criterion}: rank correlation {mean(ranks):.2f} (least {min(ranks):.2f}), regret {100 * mean(regrets):.1f} mIoU "

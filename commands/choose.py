@@ -23,14 +23,14 @@ from common.files import atomic_path, shipped
 from common.images import read_image
 from common.values import Within
 from datamodules.pictures import Pictures
-from evaluation.choosing import CRITERIA, RANKED_BY, Seen, criteria, look
+from evaluation.choosing import CRITERIA, Seen, criteria, look, ranking
 from reporting.cells import percent
 from reporting.plan import Comparison, read_plan
 
 CONFIG = "configs/compare/photographs.yaml"
 TRUST = (
-    "Ranked by agreement with the other rows. Without masks this is a guess: docs/choosing.md says how often it was right, and "
-    "what it costs where it was wrong."
+    "Ranked by agreement with the other rows and by certainty. Without masks this is a guess: docs/choosing.md says how often it "
+    "was right, and what it costs where it was wrong."
 )
 
 
@@ -54,10 +54,9 @@ def run(arguments: list[str]) -> int:
     images = some(data, options.pictures)
     seen = ask(plan, data, images, options.protocol or plan.benchmarks[0].protocol)
     found = criteria(seen, data.vocabulary.num_classes)
-    ranking = sorted(found, key=lambda name: -found[name][RANKED_BY])
-    show(ranking, found, len(images))
+    show(found, len(images))
     if options.output:
-        write(Path(options.output), ranking, found)
+        write(Path(options.output), found)
     return 0
 
 
@@ -97,19 +96,19 @@ def ask(plan: Comparison, data: Pictures, images: list[Tensor], protocol: str) -
     return seen
 
 
-def show(ranking: list[str], found: dict[str, dict[str, float]], pictures: int) -> None:
+def show(found: dict[str, dict[str, float]], pictures: int) -> None:
     """The ranking as a table, and how far to trust it."""
     table = Table("method", *CRITERIA, title=f"{pictures} pictures, no masks; per cent", title_style="bold")
-    for name in ranking:
+    for name in ranking(found):
         table.add_row(name, *(percent(found[name][criterion]) for criterion in CRITERIA))
     console = Console()
     console.print(table)
     console.print(TRUST)
 
 
-def write(path: Path, ranking: list[str], found: dict[str, dict[str, float]]) -> None:
+def write(path: Path, found: dict[str, dict[str, float]]) -> None:
     """The ranking as CSV, fractions."""
     with atomic_path(path) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["method", *CRITERIA])
-        writer.writerows([name, *(found[name][criterion] for criterion in CRITERIA)] for name in ranking)
+        writer.writerows([name, *(found[name][criterion] for criterion in CRITERIA)] for name in ranking(found))

@@ -4,10 +4,11 @@
   seldom all wrong; a method that does what no other does is more often wrong than ahead.
 - *stability*: mIoU of its maps with those of the mirrored pictures, turned back. What changes with the side it is seen from is
   not in the picture.
-- *certainty*: mean probability of the best class, over all pixels. It means little across methods, which spread their scores
-  differently, and is given because it is what most people would take.
+- *certainty*: mean probability of the best class, over all pixels. It compares methods only under one protocol, whose
+  temperature they share.
 
-How well each chooses is measured in ``python -m benchmarks choosing``. Nothing here sees a mask.
+Methods are ranked by the sum of their ranks in agreement and in certainty: one says which are wrong, the other which of the
+rest are better. How well this chooses is measured by ``python -m benchmarks.choosing``. Nothing here sees a mask.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from evaluation.metrics import confusion, iou_of
 
 SIDE = 512  # maps are compared at no more pixels than this along their longer side
 CRITERIA = ("agreement", "stability", "certainty")
-RANKED_BY = "agreement"
+RANKED_BY = ("agreement", "certainty")
 
 
 @dataclass
@@ -68,3 +69,12 @@ def criteria(seen: dict[str, Seen], num_classes: int) -> dict[str, dict[str, flo
         }
         for name, own in seen.items()
     }
+
+
+def ranking(found: dict[str, dict[str, float]]) -> list[str]:
+    """Methods, best first, by the sum of their ranks in ``RANKED_BY``; of equal ones first the more certain."""
+
+    def rank(name: str, criterion: str) -> int:
+        return sum(other[criterion] > found[name][criterion] for other in found.values())
+
+    return sorted(found, key=lambda name: (sum(rank(name, each) for each in RANKED_BY), -found[name]["certainty"]))

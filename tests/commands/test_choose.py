@@ -10,7 +10,7 @@ import yaml
 
 import cli
 from common.images import read_image
-from evaluation.choosing import Seen, criteria, look
+from evaluation.choosing import Seen, criteria, look, ranking
 from evaluation.label_map import LabelMap
 from tests import data as tiny
 
@@ -46,6 +46,12 @@ def test_agreement_is_lowest_for_the_one_that_does_what_no_other_does() -> None:
     assert math.isnan(criteria({"alone": Seen([left], [left], [0.5])}, 2)["alone"]["agreement"])
 
 
+def test_agreement_and_certainty_rank_together() -> None:
+    numbers = {"a": (0.9, 0.1), "b": (0.8, 0.8), "c": (0.2, 0.9), "d": (0.1, 0.2)}
+    found = {name: {"agreement": x, "certainty": y, "stability": 0.0} for name, (x, y) in numbers.items()}
+    assert ranking(found) == ["c", "b", "a", "d"]  # ranks 1 + 1, 2 + 0, 0 + 3, 3 + 2; of equal ones the more certain is first
+
+
 def test_stability_sees_what_depends_on_the_side() -> None:
     def bright(images: list[torch.Tensor], with_score: bool = False) -> list[LabelMap]:
         return [LabelMap((image[0] > 0.5).to(torch.uint8), torch.full(image.shape[1:], 0.8)) for image in images]
@@ -71,8 +77,9 @@ def test_the_command_ranks_and_writes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.main(["choose", *options, "--config", plan(tmp_path / "plan.yaml", ROWS)]) == 0
     rows = list(csv.DictReader(out.open()))
     assert {row["method"] for row in rows} == {"SCLIP", "MaskCLIP", "GEM"}
-    agreement = [float(row["agreement"]) for row in rows]
-    assert agreement == sorted(agreement, reverse=True)
+    columns = {key: [float(row[key]) for row in rows] for key in ("agreement", "certainty")}
+    ranks = [sum(sum(other > column[i] for other in column) for column in columns.values()) for i in range(3)]
+    assert ranks == sorted(ranks)
     shown = capsys.readouterr().out
     assert "no masks" in shown
     assert "left out: " in shown
