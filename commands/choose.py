@@ -29,8 +29,8 @@ from reporting.plan import Comparison, read_plan
 
 CONFIG = "configs/compare/photographs.yaml"
 TRUST = (
-    "Ranked by agreement with the other rows and by certainty. Without masks this is a guess: docs/choosing.md says how often it "
-    "was right, and what it costs where it was wrong."
+    "Ranked by agreement with the other rows and by certainty. Without masks this is a guess: docs/choosing.md says how often "
+    "it was right, and what it costs where it was wrong."
 )
 
 
