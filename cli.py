@@ -34,6 +34,8 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
   fit       train a method                zerolabel fit --config configs/pretrain/tiny_clip.yaml
   validate  score on the validation split
   report    tables and one page from any runs: zerolabel report runs/test-* results --output report
+  export    write a method with its words as one file that needs no zerolabel
+            zerolabel export --config configs/training_free/sclip.yaml --classes "cat; dog" --output model.onnx
   prepare   check a downloaded data set: counts, missing and broken files, checksums; convert what is slow to read
             zerolabel prepare voc|context|coco|ade|cityscapes --root DIR [--split val] [--vocabulary NAME]
   list      known methods, rules, datamodules, vocabularies, protocols, export formats

@@ -7,6 +7,7 @@ COMMANDS = {  # name -> module in this folder
     "fit": "lightning",
     "validate": "lightning",
     "report": "report",
+    "export": "export",
     "prepare": "prepare",
     "list": "list",
     "completion": "completion",

@@ -33,8 +33,10 @@ class Lines:
         windows = windows_NqHW.unflatten(0, (self.rows.shape[0], self.columns.shape[0])).permute(2, 0, 3, 1, 4)
         summed = _summed(windows.flatten(3).flatten(1, 2), 2, self.columns, size[1])
         summed = _summed(summed, 1, self.rows, size[0])
-        visits = [_summed(torch.ones_like(lines.flatten(), dtype=summed.dtype), 0, lines, length) for lines, length in
-                  ((self.rows, size[0]), (self.columns, size[1]))]
+        visits = [
+            _summed(torch.ones_like(lines.flatten(), dtype=summed.dtype), 0, lines, length)
+            for lines, length in ((self.rows, size[0]), (self.columns, size[1]))
+        ]
         return summed / (visits[0][:, None] * visits[1])
 
 
