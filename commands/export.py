@@ -38,6 +38,7 @@ Writes a method with its words and its protocol as one graph: a picture (1, 3, H
 docs/deploy.md: what can be exported, and a script that runs such a file.
 """
 OWN = ("--classes", "--output", "--ckpt_path", "--quantise")
+NO_RUN = ("--data=Shapes", "--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.accelerator=cpu")
 CHECKED = ((120, 160), (171, 128))  # pictures that a file is tried on before it is kept
 
 
@@ -50,6 +51,11 @@ class ExportOptions(NamedTuple):
     quantise: bool
     model: list[str]
 
+    @property
+    def by_default(self) -> bool:
+        """Whether no method is named: photographs by the packaged tower, as in ``predict``."""
+        return self.checkpoint is None and not NAMES_A_METHOD & {option for option, _ in option_pairs([*self.model, ""])}
+
 
 def run(arguments: list[str]) -> int:
     """Traces, writes and tries."""
@@ -59,16 +65,14 @@ def run(arguments: list[str]) -> int:
         return 0
     asked = export_options(arguments)
     check_path(asked.output, asked.quantise)
-    by_default = asked.checkpoint is None and not NAMES_A_METHOD & {option for option, _ in option_pairs([*asked.model, ""])}
-    vocabulary = Vocabulary.named(asked.classes)
-    model = made(asked, ["--config", shipped(CONFIG)] if by_default else [])
-    model.use_vocabulary(vocabulary.with_background() if by_default else vocabulary)
+    model = method_of(asked)
     with plain_errors():
-        program = graph_of(model)
-        share = write_model(program, legend(model), asked.output, expected(model), asked.quantise)
-    if by_default:
+        share = write_model(graph_of(model), legend(model), asked.output, expected(model), asked.quantise)
+    if asked.by_default:
         print(TOWER)
-    made_of = f"{vocabulary.num_classes} classes, protocol {model.protocol.hash}, {asked.output.stat().st_size / 1e6:.1f} MB"
+    made_of = (
+        f"{model.vocabulary.num_classes} classes, protocol {model.protocol.hash}, {asked.output.stat().st_size / 1e6:.1f} MB"
+    )
     print(
         f"{asked.output}: {type(model).__name__}, {made_of}; {share:.2%} of the pixels as by the method itself, on two noises"
     )
@@ -102,20 +106,21 @@ def export_options(arguments: list[str]) -> ExportOptions:
     return ExportOptions(given["--classes"], Path(given["--output"]), given.get("--ckpt_path"), quantise, model)
 
 
-def made(asked: ExportOptions, default: list[str]) -> Any:
-    """The method, with its trained weights if there are any."""
-    checkpoint = asked.checkpoint
+def method_of(asked: ExportOptions) -> Any:
+    """The method, with its trained weights if there are any, and with its words."""
+    checkpoint, vocabulary = asked.checkpoint, Vocabulary.named(asked.classes)
     if checkpoint == "last":
         found = last_checkpoint(Path(RUNS))
         if found is None:
             raise UserError(f"no checkpoint under '{RUNS}' yet: fit first, or give --ckpt_path a file.")
         checkpoint = str(found)
-    quick = ["--data=Shapes", "--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.accelerator=cpu"]
+    default = ["--config", shipped(CONFIG)] if asked.by_default else []
     with tempfile.TemporaryDirectory() as folder:
         trained = checkpoint_of(["--ckpt_path", checkpoint], Path(folder)) if checkpoint else None
-        model = build([*default, *asked.model, *quick], trained=trained).model
+        model = build([*default, *asked.model, *NO_RUN], trained=trained).model
     if checkpoint:
         load_checkpoint(model, checkpoint)
+    model.use_vocabulary(vocabulary.with_background() if asked.by_default else vocabulary)
     return model
 
 
