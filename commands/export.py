@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,6 @@ from commands.predict_options import CONFIG, NAMES_A_METHOD, TOWER
 from common.arguments import option_pairs
 from common.errors import UserError, known
 from common.files import shipped
-from evaluation.vocabulary import Vocabulary
 from methods.deployed import graph_of, legend
 from reporting.checkpoints import last_checkpoint
 from reporting.model_file import check_path, write_model
@@ -38,7 +38,7 @@ Writes a method with its words and its protocol as one graph: a picture (1, 3, H
 docs/deploy.md: what can be exported, and a script that runs such a file.
 """
 OWN = ("--classes", "--output", "--ckpt_path", "--quantise")
-NO_RUN = ("--data=Shapes", "--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.accelerator=cpu")
+NO_RUN = ("--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.accelerator=cpu")
 CHECKED = ((120, 160), (171, 128))  # pictures that a file is tried on before it is kept
 
 
@@ -108,20 +108,22 @@ def export_options(arguments: list[str]) -> ExportOptions:
 
 def method_of(asked: ExportOptions) -> Any:
     """The method, with its trained weights if there are any, and with its words."""
-    checkpoint, vocabulary = asked.checkpoint, Vocabulary.named(asked.classes)
+    checkpoint = asked.checkpoint
     if checkpoint == "last":
         found = last_checkpoint(Path(RUNS))
         if found is None:
             raise UserError(f"no checkpoint under '{RUNS}' yet: fit first, or give --ckpt_path a file.")
         checkpoint = str(found)
     default = ["--config", shipped(CONFIG)] if asked.by_default else []
+    words = {"images": __file__, "classes": asked.classes, "background": asked.by_default}  # some file, for none is read
+    data = "--data=" + json.dumps({"class_path": "Pictures", "init_args": words})
     with tempfile.TemporaryDirectory() as folder:
         trained = checkpoint_of(["--ckpt_path", checkpoint], Path(folder)) if checkpoint else None
-        model = build([*default, *asked.model, *NO_RUN], trained=trained).model
+        cli = build([*default, *asked.model, data, *NO_RUN], trained=trained)
     if checkpoint:
-        load_checkpoint(model, checkpoint)
-    model.use_vocabulary(vocabulary.with_background() if asked.by_default else vocabulary)
-    return model
+        load_checkpoint(cli.model, checkpoint)
+    cli.model.use_vocabulary(cli.datamodule.vocabulary)
+    return cli.model
 
 
 def expected(model: Any) -> list[tuple[Any, Any]]:

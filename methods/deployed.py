@@ -6,6 +6,8 @@ embeddings are constants in it; the text tower, and whatever else no picture pas
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -46,7 +48,8 @@ def graph_of(segmenter: Segmenter) -> torch.export.ExportedProgram:
     with torch.no_grad():
         deployed(picture)  # what is found once and kept, such as which words are synonyms, is found before
         try:
-            program = torch.export.export(deployed, (picture,), dynamic_shapes=(any_size,))
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # of a failure it prints the whole graph
+                program = torch.export.export(deployed, (picture,), dynamic_shapes=(any_size,))
         except Exception as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
             raise UserError(
@@ -80,7 +83,8 @@ def without_unused_weights(program: torch.export.ExportedProgram) -> torch.expor
     for node in program.graph.nodes:
         if node.op == "placeholder" and not node.users and node.name in named:
             held: Any = program.state_dict if named[node.name] in program.state_dict else program.constants
-            held[named[node.name]] = torch.empty(0)
+            kind = type(held[named[node.name]])
+            held[named[node.name]] = kind(torch.empty(0), requires_grad=False) if kind is nn.Parameter else torch.empty(0)
     return program
 
 
