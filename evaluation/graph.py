@@ -31,13 +31,9 @@ class Lines:
     def overlay(self, windows_NqHW: Tensor, size: tuple[int, int]) -> Tensor:
         """Means (q, R, S) of what the windows say of each pixel."""
         windows = windows_NqHW.unflatten(0, (self.rows.shape[0], self.columns.shape[0])).permute(2, 0, 3, 1, 4)
-        summed = _summed(windows.flatten(3).flatten(1, 2), 2, self.columns, size[1])
-        summed = _summed(summed, 1, self.rows, size[0])
-        visits = [
-            _summed(torch.ones_like(lines.flatten(), dtype=summed.dtype), 0, lines, length)
-            for lines, length in ((self.rows, size[0]), (self.columns, size[1]))
-        ]
-        return summed / (visits[0][:, None] * visits[1])
+        onto_rows, onto_columns = _onto(self.rows, size[0]), _onto(self.columns, size[1])
+        summed_qRS = onto_rows.T @ (windows.flatten(3).flatten(1, 2) @ onto_columns)
+        return summed_qRS / (onto_rows.sum(0)[:, None] * onto_columns.sum(0))
 
 
 @dataclass(frozen=True)
@@ -46,14 +42,15 @@ class GraphScores(WindowScores):
 
     lines: Lines | None = None
 
+    # squeeze(0) and not [0]: what follows works in place, which in a graph would copy what [0] was taken from, by a scatter
     def merge(self, words: slice, size: tuple[int, int]) -> Tensor:
         chosen = self.scores[:, words].float()
         if self.direct:
-            return upsample(chosen, size)[0]
+            return upsample(chosen, size).squeeze(0)
         if self.lines is None:
-            return upsample(upsample(chosen, self.size), size)[0]
+            return upsample(upsample(chosen, self.size), size).squeeze(0)
         window = (self.lines.rows.shape[1], self.lines.columns.shape[1])
-        return upsample(self.lines.overlay(upsample(chosen, window), self.size)[None], size)[0]
+        return upsample(self.lines.overlay(upsample(chosen, window), self.size)[None], size).squeeze(0)
 
 
 def window_lines(height: int, width: int, rules: Windows) -> Lines | None:
@@ -81,8 +78,6 @@ def _lines(length: int, crop: int, stride: int) -> Tensor:
     return starts[:, None] + torch.arange(crop)
 
 
-def _summed(values: Tensor, dim: int, lines: Tensor, length: int) -> Tensor:
-    """Values summed over all that falls on a line, which ``dim`` is then as long as the picture has."""
-    shape = [*values.shape]
-    shape[dim] = length
-    return values.new_zeros(shape).index_add(dim, lines.flatten(), values)
+def _onto(lines: Tensor, length: int) -> Tensor:
+    """(windows x pixels, length): 1 where a window's line is the picture's; a product adds faster than a scatter does there."""
+    return (lines.flatten()[:, None] == torch.arange(length)).float()
