@@ -61,7 +61,7 @@ def names() -> dict[str, dict[str, str]]:
 
 
 def _exported(method: Any) -> str:
-    return f"no export: {method.no_graph}" if method.no_graph else "exported as ONNX and .pt2"
+    return f"no export: {method.no_graph}" if method.no_graph else "exported where torch.export can trace it"
 
 
 def quotes() -> str:
