@@ -39,6 +39,8 @@ usage: zerolabel COMMAND [options]        (zerolabel COMMAND --help for the opti
   choose    which method to take for your own pictures, without masks
             zerolabel choose --images PATH --classes "cat; dog, puppy; sky"
   report    tables and one page from any runs: zerolabel report runs/test-* results --output report
+  export    write a method with its words as one file that needs no zerolabel
+            zerolabel export --config configs/training_free/sclip.yaml --classes "cat; dog" --output model.onnx
   prepare   check a downloaded data set: counts, missing and broken files, checksums; convert what is slow to read
             zerolabel prepare voc|context|coco|ade|cityscapes --root DIR [--split val] [--vocabulary NAME]
   list      known methods, rules, datamodules, vocabularies, protocols, export formats

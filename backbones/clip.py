@@ -102,7 +102,7 @@ class CLIP(OpenCLIPModel):
             images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
         patches = self.visual.conv1((images - self.mean) / self.std)
         grid = (patches.shape[2], patches.shape[3])
-        x = torch.cat([self.visual.class_embedding.expand(len(images), 1, -1), patches.flatten(2).transpose(1, 2)], 1)
+        x = torch.cat([self.visual.class_embedding.expand(images.shape[0], 1, -1), patches.flatten(2).transpose(1, 2)], 1)
         table = resize_positions(self.visual.positional_embedding, self.visual.grid_size, grid, position_resize)
         return self.visual.ln_pre(x + table), grid
 

@@ -26,7 +26,8 @@ from backbones.lite2 import STRIDE, Lite2
 from backbones.minilm import CHANNELS, FILES, MiniLM
 from backbones.tower import PLAIN, DenseTower, join_templates
 from common.kept import Kept
-from common.synonyms import best_of_class
+from common.sizes import side_lengths, whole
+from common.synonyms import best_of_class, places
 from common.weights import state_hash
 
 NAME = "packaged"
@@ -151,8 +152,8 @@ class ConSE(DenseTower):
 
 def sides(images: Tensor, factor: float) -> tuple[int, int]:
     """The nearest multiples of the stride, and one more, to the images' height and width times a factor."""
-    rows, columns = (max(1, round((side * factor - 1) / STRIDE)) * STRIDE + 1 for side in images.shape[2:])
-    return rows, columns
+    steps = whole(((side_lengths(images.shape[2], images.shape[3]) * factor - 1) / STRIDE).round())
+    return steps[0] * STRIDE + 1, steps[1] * STRIDE + 1
 
 
 def crowding(text_KC: Tensor) -> Tensor:
@@ -191,6 +192,5 @@ def word_scores(expected: Tensor, text_QC: Tensor, class_of_word: Tensor) -> Ten
 
 def word_prior(cosines: Tensor, class_of_word: Tensor) -> Tensor:
     """(B, Q, 1, 1) the logarithm of the share that each word's class has of the picture."""
-    inverse = class_of_word.unique(return_inverse=True)[1]
     share = (best_of_class(cosines, class_of_word) / TEMPERATURE).softmax(1).mean((2, 3), keepdim=True)
-    return share.clamp_min(1e-12).log()[:, inverse]
+    return share.clamp_min(1e-12).log()[:, places(class_of_word).of_word]

@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from backbones.packages import LITE2, package_file
@@ -15,6 +16,19 @@ from backbones.packages import LITE2, package_file
 FILE = "models/efficientnet-lite2-9656183e.pth"
 SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 STRIDE = 32  # pixels per place of the last feature map
+
+
+class Padded(Conv2dSame):
+    """TensorFlow's "same" padding, which depends on the picture's size, but for sides of a multiple of the stride and one more.
+
+    Of these it is half the kernel on each side, as torch's own, and a graph is traced with these alone.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting():
+            return super().forward(x)
+        half = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
+        return F.conv2d(x, self.weight, self.bias, self.stride, half, self.dilation, self.groups)
 
 
 class Lite2(nn.Module):
@@ -29,6 +43,9 @@ class Lite2(nn.Module):
         net: Any = timm.create_model("tf_efficientnet_lite2", pretrained=False)
         weights = torch.load(package_file(LITE2, FILE, SHA256), weights_only=True, map_location="cpu")
         net.load_state_dict(named_as_timm(weights, [len(stage) for stage in net.blocks]))
+        for part in net.modules():
+            if type(part) is Conv2dSame:
+                part.__class__ = Padded
         self.net = net.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:

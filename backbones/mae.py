@@ -98,7 +98,7 @@ class MAE(nn.Module):
         pixels = (whole - self.mean) / self.std
         grid = (pixels.shape[2] // stride, pixels.shape[3] // stride)
         if noise is None:
-            noise = torch.arange(grid[0] * grid[1], device=images.device).float().expand(len(images), -1)
+            noise = torch.arange(grid[0] * grid[1], device=images.device).float().expand(images.shape[0], -1)
         vit = self.model.vit
         vit.config.mask_ratio = mask_ratio
         x, mask, ids_restore = vit.embeddings(pixels, noise, interpolate_pos_encoding=True)

@@ -13,7 +13,7 @@ import torch
 
 from common.errors import known
 
-NAMES = ("metric", "label_map", "windows", "loading", "image_free", "views", "mining", "scores", "intervals")
+NAMES = ("metric", "label_map", "windows", "loading", "image_free", "views", "mining", "scores", "intervals", "export")
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

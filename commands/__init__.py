@@ -9,6 +9,7 @@ COMMANDS = {  # name -> module in this folder
     "choose": "choose",
     "serve": "serve",
     "report": "report",
+    "export": "export",
     "prepare": "prepare",
     "list": "list",
     "completion": "completion",

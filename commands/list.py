@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from common.answers import remembered
 from common.errors import UserError, known
@@ -49,7 +50,7 @@ def names() -> dict[str, dict[str, str]]:
     from reporting.exports import FORMATS
 
     return {
-        "methods": {name: f"sees {cls.sees.value}" for name, cls in methods.METHODS.items()},
+        "methods": {name: f"sees {cls.sees.value}; {_exported(cls)}" for name, cls in methods.METHODS.items()},
         "rules": dict.fromkeys(RULES, "attention rule of TrainingFree"),
         "towers": known_towers(),
         "datamodules": {name: (cls.__doc__ or "").split("\n")[0] for name, cls in datamodules.DATAMODULES.items()},
@@ -57,6 +58,10 @@ def names() -> dict[str, dict[str, str]]:
         "protocols": {n: "; ".join(in_words(Protocol.preset(n))[:1]) for n in Protocol.known_presets()},
         "exports": {name: (format_.__doc__ or "").split("\n")[0] for name, format_ in FORMATS.items()},
     }
+
+
+def _exported(method: Any) -> str:
+    return f"no export: {method.no_graph}" if method.no_graph else "exported where torch.export can trace it"
 
 
 def quotes() -> str:

@@ -37,6 +37,9 @@ def options_of(command: str) -> Options:
         found |= {"--protocol": Protocol.known_presets(), "--pictures": [], "--output": []}
     elif command == "report":
         found = {"--output": [], "--title": []}
+    elif command == "export":
+        found = {"--config": shipped_configs(compare=False), "--ckpt_path": ["last"], "--classes": Vocabulary.known_names()}
+        found |= {"--output": [], "--quantise": ["true", "false"], "--model": sorted(METHODS)} | model_options()
     elif command == "prepare":
         found = _merged(_prefixed("", parameters(data)) for data in benchmarks().values())
         found = {o: words for o, words in found.items() if o not in ("--batch_size", "--num_workers", "--limit")}
@@ -58,7 +61,6 @@ def lightning_options(command: str) -> Options:
         of_command.pop(not_an_option, None)
     data = _merged(_prefixed("--data.", parameters(cls)) for cls in DATAMODULES.values())
     scored_on = _merged(_prefixed("--data.scored_on.", parameters(cls)) for cls in benchmarks().values())
-    rules = {name: _words(name, hint, ProtocolValues) for name, hint in get_type_hints(ProtocolValues).items()}
     found = {"--config": shipped_configs(compare=False), "--print_config": [], "--seed_everything": [], "--trainer": []} | {
         HELP_ALL: []
     }
@@ -67,9 +69,14 @@ def lightning_options(command: str) -> Options:
         found |= {"--images": [], "--classes": Vocabulary.known_names(), "--output": []}
         found |= {"--export": list(FORMATS), "--instances": ["true", "false"], "--min_area": [], "--unsure": []}
         found |= {"--smooth": []}
-    found |= _merged(_prefixed("--model.", parameters(cls)) for cls in METHODS.values())
-    found |= _prefixed("--model.protocol_values.", rules) | data | scored_on
-    return found | _prefixed("--trainer.", parameters(lightning.Trainer))
+    return found | model_options() | data | scored_on | _prefixed("--trainer.", parameters(lightning.Trainer))
+
+
+def model_options() -> Options:
+    """Those of all methods together."""
+    rules = {name: _words(name, hint, ProtocolValues) for name, hint in get_type_hints(ProtocolValues).items()}
+    found = _merged(_prefixed("--model.", parameters(cls)) for cls in METHODS.values())
+    return found | _prefixed("--model.protocol_values.", rules)
 
 
 def parameters(owner: type, method: str = "__init__") -> Options:

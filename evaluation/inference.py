@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from common.batch import to_unit
+from evaluation.graph import GraphScores, least_side, window_lines
 from evaluation.kept_scores import KeptScores
 from evaluation.label_map import LabelMap, Scores, label_map
 from evaluation.protocol import Protocol
 from evaluation.refine import average_neighbours
-from evaluation.windows import WindowScores, resize_image, score_windows
+from evaluation.windows import WindowScores, is_direct, resize_image, score_windows
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,18 @@ class Inference:
             label_map(scored, self.class_of_score, (image.shape[1], image.shape[2]), *decided)
             for scored, image in zip(self.score_images(images), images, strict=True)
         ]
+
+    def label_map_in_graph(self, image: Tensor) -> LabelMap:
+        """The label map of one image, (3, H, W) as above, whose size may be a symbol of :mod:`torch.export`."""
+        resized = resize_image(to_unit(image), self.protocol.windows)
+        height, width = resized.shape[1], resized.shape[2]
+        for side in (height, width):
+            torch._check(side >= least_side(self.protocol.windows))
+        lines = window_lines(height, width, self.protocol.windows)
+        scores = self._score_window(resized[None] if lines is None else lines.cut(resized))
+        windows = GraphScores(scores, [], resized, is_direct(self.protocol.windows), lines)
+        decided = (self.protocol.decision, self.background, self.kind)
+        return label_map(windows, self.class_of_score, (image.shape[1], image.shape[2]), *decided)
 
     @property
     def kind(self) -> Scores:

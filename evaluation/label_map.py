@@ -96,7 +96,7 @@ def _running_best(
     for run in _runs(words, chunk):
         scores_qHW = upsampled(run)
         value, index = scores_qHW.max(0)
-        index = index.to(torch.int16).add_(run.start)
+        index = index.to(torch.int32).add_(run.start)  # onnxruntime's Where knows no shorter type that holds all words
         if normaliser:
             part = torch.logsumexp(scores_qHW, 0)
             log_sum = part if log_sum is None else torch.logaddexp(log_sum, part)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, sym_max
 
+from common.sizes import side_lengths, whole
 from evaluation.rules import Windows
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right
@@ -46,10 +47,14 @@ class WindowScores:
         """
         chosen = self.scores[:, words].float()
         if self.direct:
-            return _upsample(chosen, size)[0]
+            return upsample(chosen, size)[0]
+        merged = self.overlay(chosen)
+        return merged if self.size == size else upsample(merged[None], size)[0]
+
+    def overlay(self, scores: Tensor) -> Tensor:
+        """Scores (q, R, S) in the resized image, of those of its windows (N, q, h, w)."""
         top, left, bottom, right = self.boxes[0]
-        merged = overlaid(_upsample(chosen, (bottom - top, right - left)), self.boxes, self.size)
-        return merged if self.size == size else _upsample(merged[None], size)[0]
+        return overlaid(upsample(scores, (bottom - top, right - left)), self.boxes, self.size)
 
 
 def overlaid(windows: Sequence[Tensor] | Tensor, boxes: list[Box], size: tuple[int, int]) -> Tensor:
@@ -64,8 +69,9 @@ def overlaid(windows: Sequence[Tensor] | Tensor, boxes: list[Box], size: tuple[i
 
 def resized_side_lengths(height: int, width: int, rules: Windows) -> tuple[int, int]:
     """The size at which an image is scored: short side as asked or its own, unless the long side would pass its limit."""
-    scale = min((rules.short_side or min(height, width)) / min(height, width), rules.max_long_side / max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    sides = side_lengths(height, width)
+    scale = torch.minimum((rules.short_side or sides.amin(0)) / sides.amin(0), rules.max_long_side / sides.amax(0))
+    return whole((sides * scale + 0.5).floor())
 
 
 def resize_image(image_3HW: Tensor, rules: Windows) -> Tensor:
@@ -82,8 +88,8 @@ def window_boxes(height: int, width: int, rules: Windows) -> list[Box]:
     if rules.crop is None or rules.stride is None:
         return [(0, 0, height, width)]
     crop_h, crop_w = min(rules.crop, height), min(rules.crop, width)
-    tops = [min(i * rules.stride, height - crop_h) for i in range(_count(height, rules.crop, rules.stride))]
-    lefts = [min(i * rules.stride, width - crop_w) for i in range(_count(width, rules.crop, rules.stride))]
+    tops = [min(i * rules.stride, height - crop_h) for i in range(count_windows(height, rules.crop, rules.stride))]
+    lefts = [min(i * rules.stride, width - crop_w) for i in range(count_windows(width, rules.crop, rules.stride))]
     return [(top, left, top + crop_h, left + crop_w) for top in tops for left in lefts]
 
 
@@ -118,9 +124,11 @@ def is_direct(rules: Windows) -> bool:
     return rules.crop is None and rules.upsampling == "direct"
 
 
-def _count(length: int, crop: int, stride: int) -> int:
-    return max(length - crop + stride - 1, 0) // stride + 1
+def count_windows(length: int, crop: int, stride: int) -> int:
+    """Windows along a side."""
+    return sym_max(length - crop + stride - 1, 0) // stride + 1
 
 
-def _upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scores (..., h, w) -> (..., H, W)."""
     return F.interpolate(scores, size, mode="bilinear", align_corners=False)

@@ -68,6 +68,7 @@ class Segmenter(EvaluationSteps, ABC):
         closed: number of outputs that training has fixed; None where any words can be asked.
         figure: PNG of what training learnt from, shown in reports; None where there is none to show.
         images_per_step: of the training, over all processes and accumulated batches.
+        no_graph: why the method cannot be exported as a graph; empty where nothing is known against it.
         pretrained_parts: submodules that the constructor loads from named weights; of them, checkpoints hold what is trained.
 
     Args:
@@ -83,6 +84,7 @@ class Segmenter(EvaluationSteps, ABC):
     figure: bytes | None = None
     images_per_step: int = 1
     pretrained_parts: tuple[str, ...] = ()
+    no_graph: str = ""
     frozen_hash: str | None = None  # of the others of their weights, once a checkpoint has asked
 
     def __init__(
@@ -149,6 +151,11 @@ class Segmenter(EvaluationSteps, ABC):
     def training_rules(self) -> frozenset[str]:
         """Names of further rules that act on what is learnt alone, such as the prompts that a closed head is labelled by."""
         return frozenset()
+
+    @property
+    def reads_positions(self) -> bool:
+        """Whether the network has position embeddings, which a graph holds for one size of window alone."""
+        return "position_resize" in self.followed_rules()
 
     # The shared rest ---------------------------------------------------------------------------------------------
 

@@ -75,6 +75,8 @@ class SimilarityMap(SimilarityCLIP):
         options: as of :class:`SimilarityCLIP`.
     """
 
+    no_graph = "it cuts views of its own, of several sizes, from whole pictures; export the FreeSeg that was trained on it."
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.sees = self.map_sees

@@ -36,6 +36,7 @@ class OFASegmenter(Segmenter):
     """
 
     scores = "logit"
+    no_graph = "OFA's position tables are made and kept for each size of picture, which is a symbol in a graph."
     frozen_trunk: ClassVar[bool] = True  # batch norm as a fixed affine map, as IFSeg uses it; off to pretrain a trunk
 
     def __init__(

@@ -111,7 +111,7 @@ class SegmentationHead(nn.Module):
         """Patches (B, L, D) -> segment tokens (B, m, D) and the soft map (B, m, L) over all stages."""
         assignment, carried = None, None
         for i, (layers, block) in enumerate(zip(self.stages, self.blocks, strict=True)):
-            tokens = self.tokens[i].expand(len(x), -1, -1).to(x.dtype)
+            tokens = self.tokens[i].expand(x.shape[0], -1, -1).to(x.dtype)
             if carried is not None:
                 tokens = tokens + self.carry[i - 1](carried)
             together = layers(torch.cat([x, tokens], 1))
