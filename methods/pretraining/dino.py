@@ -49,6 +49,7 @@ class SelfDistillation(ProxyCLIP):
     """
 
     sees = Supervision.PICTURES
+    centres: Tensor
 
     def __init__(
         self,

@@ -9,8 +9,7 @@ from torch import Tensor
 
 import methods.lposs
 from evaluation.windows import WindowScores
-from methods import METHODS
-from methods.lposs import centres, lab, patch_graph, pixel_graph, propagated
+from methods.lposs import LPOSS, centres, lab, patch_graph, pixel_graph, propagated
 
 
 def dense_normalised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,8 +77,7 @@ def test_places_are_those_of_the_whole_picture() -> None:
 @pytest.mark.parametrize("pixels", [False, True])
 def test_windows_of_a_picture_share_one_graph(pixels: bool) -> None:
     """Its scores are those of all windows propagated together, not those of each alone."""
-    values = {"short_side": 64, "crop": 64, "stride": 32}
-    model = METHODS["LPOSS"](pixels=pixels, protocol_values=values)
+    model = LPOSS(pixels=pixels, protocol_values={"short_side": 64, "crop": 64, "stride": 32})
     model.use_vocabulary("red striped square; grass; sand")
     image = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
     boxes = [(0, 0, 64, 64), (0, 32, 64, 96)]

@@ -14,8 +14,8 @@ from transformers import ViTConfig, ViTModel
 from backbones.clip import CHECKPOINTS
 from common.errors import UserError
 from common.weights import weights_hash
-from methods import METHODS
-from methods.proxy_clip import mixed_by, proxy_attention
+from methods.proxy_clip import ProxyCLIP, mixed_by, proxy_attention
+from methods.training_free import TrainingFree
 from tests.conftest import needs_shared
 from tests.methods.test_released_path import agrees, drawn_clip, drawn_groupvit
 
@@ -42,7 +42,7 @@ def drawn_dino(folder: Path, patch: int) -> str:
 
 @needs_shared
 def test_label_maps_are_those_of_the_released_code(tmp_path: Path) -> None:
-    model = METHODS["ProxyCLIP"](dino=drawn_dino(tmp_path, 8), protocol="proxy_clip", **drawn_clip(tmp_path, 3))
+    model = ProxyCLIP(dino=drawn_dino(tmp_path, 8), protocol="proxy_clip", **drawn_clip(tmp_path, 3))
     agrees(model, "proxy_clip", 0.99, RECORDED)
 
 
@@ -74,10 +74,10 @@ def test_patches_that_see_themselves_alone_are_the_bare_value_path() -> None:
 
 
 def load_clip() -> Any:
-    return METHODS["TrainingFree"]("clip").backbone
+    return TrainingFree("clip").backbone
 
 
 def test_the_second_tower_is_in_the_hash_and_must_fit() -> None:
-    assert weights_hash(METHODS["ProxyCLIP"]()) != weights_hash(METHODS["ProxyCLIP"](dino_pretrained=False))
+    assert weights_hash(ProxyCLIP()) != weights_hash(ProxyCLIP(dino_pretrained=False))
     with pytest.raises(UserError, match="neither a folder"):
-        METHODS["ProxyCLIP"](dino="no_dino")
+        ProxyCLIP(dino="no_dino")
