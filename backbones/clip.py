@@ -75,6 +75,12 @@ class CLIP(OpenCLIPModel):
         x, stream = self._run(x, grid, rule_named(rule), keep_original=pooled)
         return self.pool(x) if pooled else None, stream, grid
 
+    def layers(self, images: Tensor, position_resize: str) -> Layers:
+        """The blocks before the last, which has not run."""
+        x, grid = self.embed_patches(images, position_resize)
+        *before, last = self.blocks
+        return Layers([x := block(x) for block in before], last, grid)
+
     def embed_image(self, images: Tensor, unit: bool = True) -> Tensor:
         """Image embeddings (B, C), unit-norm or as they are, of images (B, 3, H, W) in [0, 1]."""
         return self.pool(self.encode(images, "bicubic")[0], unit)

@@ -103,28 +103,39 @@ def load_transformers(model: str, pretrained: str | None, revision: str | None =
     Raises:
         UserError: no such model, or of another family, weights of another model, no tokenizer, no network.
     """
-    source = model.removeprefix(PREFIX)
-    local = Path(source).is_dir()
-    if not local and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
-        raise UserError(f"'{model}' is neither a folder that is there nor a repository OWNER/NAME of the hub.")
-    folder = source if local else hub_folder(PREFIX, source, revision)
-    try:
-        kind = str(json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["model_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{model}' has no config.json of transformers that names its model_type.") from error
+    folder, kind, local = model_folder(model, model.removeprefix(PREFIX), revision)
     family = FAMILIES[known(f"model_type of '{model}'", kind, FAMILIES)]
     library: Any = getattr(transformers, family.library)
-    found = _weights(library, folder, model) if pretrained else library(library.config_class.from_pretrained(folder))
+    found = library_weights(library, folder, model) if pretrained else library(library.config_class.from_pretrained(folder))
     origin = "random" if not pretrained else "file" if local else revision
     return family(f"{model}@{origin}", found, folder, bool(pretrained))
 
 
-def _weights(library: Any, folder: str, model: str) -> Any:
-    """The model with the weights in a folder, all of them."""
-    transformers.utils.logging.disable_progress_bar()  # of a second
-    options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+def model_folder(model: str, source: str, revision: str | None, option: str = "revision") -> tuple[str, str, bool]:
+    """(the folder of a model's files, its ``model_type``, whether it was there) of a folder or a repository of the hub.
+
+    Args:
+        model: its name, for messages.
+        source: folder or ``owner/name``.
+        revision: commit of a repository.
+        option: that gives it, for messages.
+    """
+    local = Path(source).is_dir()
+    if not local and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
+        raise UserError(f"'{model}' is neither a folder that is there nor a repository OWNER/NAME of the hub.")
+    folder = source if local else hub_folder(model.removesuffix(source), source, revision, option)
     try:
-        found, report = library.from_pretrained(folder, output_loading_info=True, **options)
+        return folder, str(json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["model_type"]), local
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{model}' has no config.json of transformers that names its model_type.") from error
+
+
+def library_weights(library: Any, folder: str, model: str, **parts: Any) -> Any:
+    """The model of a library's class with the weights in a folder, all of them, out of safetensors alone."""
+    transformers.utils.logging.disable_progress_bar()  # of a second
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+    try:
+        found, report = library.from_pretrained(folder, output_loading_info=True, **options, **parts)
     except Exception as error:
         raise UserError(f"cannot load the weights of '{model}': {in_one_line(error)}") from error
     if missing := sorted(report["missing_keys"]):

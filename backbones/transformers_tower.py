@@ -49,10 +49,8 @@ class TransformersTower(DenseTower):
         super().__init__()
         self.name, self.pretrained, self.model = name, pretrained, model.float()
         self.tokenizer: Any = _read(AutoTokenizer, folder, "tokenizer")
-        pictures: Any = _read(AutoImageProcessor, folder, "normalisation of pictures")
-        for part, plain in (("mean", [0.0] * 3), ("std", [1.0] * 3)):
-            value = getattr(pictures, f"image_{part}") if pictures.do_normalize else plain
-            self.register_buffer(part, torch.tensor(value).view(3, 1, 1), persistent=False)
+        for part, value in zip(("mean", "std"), normalisation(folder), strict=True):
+            self.register_buffer(part, value, persistent=False)
         self.requires_grad_(False).eval()
 
     @property
@@ -133,6 +131,13 @@ class TransformersTower(DenseTower):
         parts = [self.tokenize(prompts[start : start + AT_ONCE]) for start in range(0, len(prompts), AT_ONCE)]
         features = [self.model.get_text_features(**part.to(self.mean.device)).pooler_output for part in parts]
         return join_templates(torch.cat(features).view(len(words), len(templates), -1), ensemble)
+
+
+def normalisation(folder: str) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (3, 1, 1) of pictures in [0, 1] that a folder's model was trained on."""
+    pictures: Any = _read(AutoImageProcessor, folder, "normalisation of pictures")
+    mean, std = (pictures.image_mean, pictures.image_std) if pictures.do_normalize else ([0.0] * 3, [1.0] * 3)
+    return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
 
 def _read(kind: Any, folder: str, what: str) -> Any:

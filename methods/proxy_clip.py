@@ -1,0 +1,86 @@
+"""ProxyCLIP (ECCV 2024): where a frozen DINO finds patches alike, CLIP's values are mixed.
+
+CLIP's last block keeps its values v; what mixes them is not its own attention but the likeness of DINO's patches, on DINO's
+finer grid.
+
+Shapes: B pictures, (h, w) CLIP's patch grid, n = h*w, (I, J) DINO's, D width, C joint embedding, K words.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.blocks import Layers, heads_of, joined
+from backbones.clip import CLIP
+from backbones.patch_features import TINY, load_patch_features
+from methods.dense_clip import DenseCLIP
+
+SHIFT, SHARPNESS = 1.2, 3.0  # beta, gamma
+
+
+class ProxyCLIP(DenseCLIP):
+    """See the module.
+
+    Args:
+        dino: the second tower, see :func:`backbones.patch_features.load_patch_features`; the paper's is facebook/dino-vitb8.
+        dino_pretrained: whether it has its weights, or random ones.
+        dino_revision: its commit, if it is a repository of the hub.
+        options: as of :class:`methods.dense_clip.DenseCLIP`.
+    """
+
+    backbone: CLIP
+
+    def __init__(
+        self, dino: str = TINY, dino_pretrained: bool = True, dino_revision: str | None = None, **options: Any
+    ) -> None:
+        super().__init__(rule="clip", **options)
+        self.check_clip()
+        self.dino = load_patch_features(dino, dino_pretrained, dino_revision)
+        if dino_pretrained:
+            self.pretrained_parts = (*self.pretrained_parts, "dino")
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.score_with_features(images)[0]
+
+    def score_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        layers = self.backbone.layers(images, self.protocol.windows.position_resize)
+        features = self.patch_features(images)
+        tokens = self.backbone.project(mixed_by(features, layers))
+        dense = F.normalize(tokens, dim=-1).transpose(1, 2).unflatten(2, features.shape[2:])
+        return torch.einsum("bchw,qc->bqhw", dense, self.text_QC), features
+
+    def patch_features(self, images: Tensor) -> Tensor:
+        """DINO's last tokens, (B, C, I, J), of what CLIP sees: whole patches of its own."""
+        height, width = (max(side // self.backbone.stride, 1) * self.backbone.stride for side in images.shape[2:])
+        return self.dino(images[:, :, :height, :width])
+
+
+def mixed_by(features: Tensor, layers: Layers) -> Tensor:
+    """CLIP's last block with proxy attention in place of its own, no residual and no MLP: (B, I*J, D).
+
+    Args:
+        features: (B, C, I, J) of the second tower.
+        layers: CLIP before its last block.
+    """
+    _, _, v = heads_of(layers.last, layers.last.ln_1(layers.tokens[-1]))
+    v = v[:, :, 1:].transpose(2, 3).flatten(1, 2).unflatten(2, layers.grid)
+    v = F.interpolate(v, features.shape[2:], mode="bilinear", align_corners=False)
+    v = v.unflatten(1, (layers.last.attn.num_heads, -1)).flatten(3).transpose(2, 3)
+    return joined(layers.last, proxy_attention(features)[:, None] @ v)
+
+
+def proxy_attention(features: Tensor) -> Tensor:
+    """(B, I*J, I*J) of features (B, C, I, J): what is less alike than usual is masked (section 3.2, eq. 5 and 6).
+
+    The mean is a picture's own. Where all of a picture is alike, everything would be masked (NaN in the released code); a patch
+    then keeps to itself (INFERRED).
+    """
+    unit = F.normalize(features.flatten(2), dim=1)
+    alike = unit.transpose(1, 2) @ unit
+    logits = SHARPNESS * (alike - SHIFT * alike.mean((1, 2), keepdim=True))
+    itself = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    return logits.masked_fill((logits < 0) & ~itself, float("-inf")).softmax(-1)
