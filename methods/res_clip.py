@@ -60,11 +60,10 @@ class ResCLIP(DenseCLIP):
         self.given = (rcs_lambda, sfr_tau, sfr_lambda, feedback_threshold)
 
     @property
-    def numbers(self) -> tuple[float, float, float, float]:
+    def numbers(self) -> tuple[float, ...]:
         """rcs_lambda, sfr_tau, sfr_lambda and feedback_threshold, as given or as released."""
         released = RELEASED.get(self.vocabulary.name, ELSEWHERE)
-        first, second, third, fourth = (own if given is None else given for given, own in zip(self.given, released, strict=True))
-        return first, second, third, fourth
+        return tuple(own if given is None else given for given, own in zip(self.given, released, strict=True))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.score_with_features(images)[0]
