@@ -52,8 +52,8 @@ class FLOSS(DenseCLIP):
         self._experts: dict[int, Tensor] | None = None
 
     def followed_rules(self) -> frozenset[str]:
-        """The temperature acts before experts are fused; every synonym has experts of its own."""
-        return (super().followed_rules() | {"temperature"}) - {"synonyms"}
+        """The temperature acts before experts are fused, at the resized image's size; every synonym has experts of its own."""
+        return (super().followed_rules() | {"temperature"}) - {"synonyms", "upsampling"}
 
     # Fit ---------------------------------------------------------------------------------------------------------
 
