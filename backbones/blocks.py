@@ -28,11 +28,16 @@ class Layers:
     grid: tuple[int, int]
 
     def place(self, block: int, of: int = 12) -> int:
-        """Position in ``tokens`` of a block that a paper counts from 1 in a ViT of ``of`` blocks.
+        """Position in ``tokens`` of a block that a paper counts from 1 in a ViT of ``of`` blocks; see :func:`at_depth`."""
+        return at_depth(block, len(self.tokens) + 1, of) - 1
 
-        In a ViT of another depth it is the block at the same share of the depth (INFERRED).
-        """
-        return min(max(1, round(block * (len(self.tokens) + 1) / of)), len(self.tokens)) - 1
+
+def at_depth(block: int, depth: int, of: int = 12) -> int:
+    """The block, counted from 1, of a ViT of ``depth`` blocks for one that a paper counts in a ViT of ``of``; never the last.
+
+    In a ViT of another depth it is the block at the same share of the depth (INFERRED).
+    """
+    return min(max(1, round(block * depth / of)), depth - 1)
 
 
 def heads_of(block: ResidualAttentionBlock, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -103,14 +103,19 @@ class CLIP(OpenCLIPModel):
         Pixels to the right and below that make no whole patch are dropped, and the grid stands for the whole image, as in the
         published code of SCLIP and NACLIP. A side shorter than a patch is resized to one.
         """
-        height, width = (max(side, self.stride) for side in images.shape[-2:])
-        if (height, width) != tuple(images.shape[-2:]):
-            images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
+        images = self.at_least_a_patch(images)
         patches = self.visual.conv1((images - self.mean) / self.std)
         grid = (patches.shape[2], patches.shape[3])
         x = torch.cat([self.visual.class_embedding.expand(images.shape[0], 1, -1), patches.flatten(2).transpose(1, 2)], 1)
         table = resize_positions(self.visual.positional_embedding, self.visual.grid_size, grid, position_resize)
         return self.visual.ln_pre(x + table), grid
+
+    def at_least_a_patch(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) whose sides are no shorter than a patch, resized where they are."""
+        height, width = (max(side, self.stride) for side in images.shape[-2:])
+        if (height, width) == tuple(images.shape[-2:]):
+            return images
+        return F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
 
     def _run(self, x: Tensor, grid: tuple[int, int], rule: Rule | LayersRule, keep_original: bool) -> tuple[Tensor, Tensor]:
         """The transformer: (unchanged stream if kept, stream of the rule), both (B, 1 + n, D)."""
@@ -123,12 +128,14 @@ class CLIP(OpenCLIPModel):
             x = block(x)
         stream = x if rule.residual else torch.zeros_like(x)
         for i, block in enumerate(self.blocks[-depth:], 1):
-            stream = stream + block.ls_1(_rule_attention(block, x, grid, rule))
-            if rule.feed_forward:
-                stream = stream + block.ls_2(block.mlp(block.ln_2(stream)))
+            stream = _add_block(block, x, stream, grid, rule)
             if i < depth or keep_original:
                 x = block(x)
         return x, stream
+
+    def last_block(self, x: Tensor, grid: tuple[int, int], rule: Rule) -> Tensor:
+        """What a rule of depth 1 makes of the last block's input; both (B, 1 + n, D)."""
+        return _add_block(self.blocks[-1], x, x if rule.residual else torch.zeros_like(x), grid, rule)
 
     def project(self, x: Tensor, projection: Tensor | None = None) -> Tensor:
         """Final LayerNorm and projection of every token: (B, 1 + n, D) -> (B, 1 + n, C)."""
@@ -144,10 +151,11 @@ class CLIP(OpenCLIPModel):
         return cast(Tensor, last.attn(h[:, :1], h, h, need_weights=True)[1][:, 0, 1:])
 
 
-def _rule_attention(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int], rule: Rule) -> Tensor:
-    """out_proj(rule(q, k, v)), (B, 1 + n, D)."""
+def _add_block(block: ResidualAttentionBlock, x: Tensor, stream: Tensor, grid: tuple[int, int], rule: Rule) -> Tensor:
+    """The stream plus what a block makes of x under the rule, all (B, 1 + n, D)."""
     h = block.ln_1(x)
-    return joined(block, rule.mix(Heads(*heads_of(block, h), h, grid)))
+    stream = stream + block.ls_1(joined(block, rule.mix(Heads(*heads_of(block, h), h, grid))))
+    return stream + block.ls_2(block.mlp(block.ln_2(stream))) if rule.feed_forward else stream
 
 
 def resize_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, int], how: str) -> Tensor:

@@ -97,6 +97,7 @@ def score_settings(model: Any) -> dict[str, Any]:
         },
         "weights": weights_hash(model),
         "words": model.words,
+        "label space": model.vocabulary.name,  # whose numbers a method may take
         "rules": {key: value for key, value in rules.items() if key not in after},
         "code": code_of(type(model)),
         "device": str(model.device),

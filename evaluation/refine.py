@@ -10,7 +10,7 @@ a chunk at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ class Pamr:
 
     def __init__(self, image_3RS: Tensor, dilations: Sequence[int], iterations: int) -> None:
         self.dilations, self.iterations = tuple(dilations), iterations
-        neighbours_3nRS = self._neighbours(image_3RS)
+        neighbours_3nRS = torch.stack([*self._neighbours(image_3RS)], dim=1)
         centre = image_3RS[:, None]
         # sigma over the neighbours and, once per dilation, the pixel itself
         samples = torch.cat([neighbours_3nRS, centre.expand(-1, len(self.dilations), -1, -1)], dim=1)
@@ -34,17 +34,19 @@ class Pamr:
 
     def __call__(self, maps_qRS: Tensor) -> Tensor:
         for _ in range(self.iterations):
-            maps_qRS = torch.stack([(self._neighbours(m[None])[0] * self.affinity_nRS).sum(0) for m in maps_qRS])
+            averaged = torch.zeros_like(maps_qRS)
+            for affinity_RS, neighbour_qRS in zip(self.affinity_nRS, self._neighbours(maps_qRS), strict=True):
+                averaged.addcmul_(neighbour_qRS, affinity_RS)
+            maps_qRS = averaged
         return maps_qRS
 
-    def _neighbours(self, maps: Tensor) -> Tensor:
-        """(c, R, S) -> (c, 8 x dilations, R, S)."""
+    def _neighbours(self, maps: Tensor) -> Iterator[Tensor]:
+        """The maps (c, R, S) as each of the 8 x dilations neighbours has them."""
         height, width = maps.shape[-2:]
-        shifted = []
         for d in self.dilations:
             padded = F.pad(maps[None], (d, d, d, d), mode="replicate")[0]
-            shifted += [padded[:, d + dy * d :, d + dx * d :][:, :height, :width] for dy, dx in _OFFSETS]
-        return torch.stack(shifted, dim=1)
+            for dy, dx in _OFFSETS:
+                yield padded[:, d + dy * d :, d + dx * d :][:, :height, :width]
 
 
 def average_neighbours(probabilities: Tensor, features: Tensor, count: int, steps: int) -> Tensor:
