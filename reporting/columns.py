@@ -16,7 +16,6 @@ from reporting.result import Result
 
 ORACLE = "(oracle)"  # ends what a method sees, where that is labels
 SIGNIFICANT = 0.05
-MEANS = ("pixel_accuracy", "boundary_miou", "small_miou", "pictures_per_second")  # over seeds, as they are
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,9 @@ def columns(results: Iterable[Result]) -> list[Column]:
 
 
 def _entry(results: list[Result]) -> Entry:
+    def mean(name: str) -> float:
+        return sum(float(getattr(result, name)) for result in results) / len(results)
+
     estimate = Estimate.mean([result.estimate for result in results])
     low, high = estimate.interval
     mious = torch.tensor([result.miou for result in results])
@@ -104,7 +106,10 @@ def _entry(results: list[Result]) -> Entry:
         low,
         high,
         mious.std().item() if len(results) > 1 else None,
-        *(sum(getattr(result, name) for result in results) / len(results) for name in MEANS),
+        mean("pixel_accuracy"),
+        mean("boundary_miou"),
+        mean("small_miou"),
+        mean("pictures_per_second"),
         torch.stack([result.iou for result in results]).nanmean(0),
         estimate,
         None if None in contrasts else sum(contrasts) / len(results),
