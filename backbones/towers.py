@@ -92,10 +92,10 @@ def is_here(model: str | None, pretrained: str | None = EMBEDDED, repository: st
     Args:
         model: as of :func:`load_tower`; None for none.
         pretrained: as of it.
-        repository: ``owner/name`` of the hub, of a model that is no tower; None for none.
+        repository: ``owner/name`` of the hub, with ``hf-hub:`` before it or not, of a model that is no tower; None for none.
     """
     if repository is not None and "/" in repository:
-        return Path(repository).is_dir() or in_cache(repository)
+        return Path(repository).is_dir() or in_cache(repository.removeprefix("hf-hub:"))
     if model == PACKAGED:
         return all(find_spec(package.replace("-", "_")) for package in (LITE2, MINILM))
     if model is None or pretrained in (None, EMBEDDED) or Path(str(pretrained)).is_file():

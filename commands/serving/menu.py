@@ -70,7 +70,10 @@ def shipped_choices() -> list[Choice]:
         if needs_no_training(model["class_path"]):
             given = model.get("init_args", {})
             pairs = zip(towers, models, strict=True)
-            found += [_choice(file, given, tower, other) for tower, other in pairs if tower is None or "clip" in given]
+            fits = (
+                "clip" in given and "dino" not in given
+            )  # a large CLIP needs a large second tower, which no config here names
+            found += [_choice(file, given, tower, other) for tower, other in pairs if tower is None or fits]
     return sorted((choice for choice in found if choice), key=lambda choice: choice.group == SHAPES)
 
 
