@@ -70,9 +70,7 @@ def shipped_choices() -> list[Choice]:
         if needs_no_training(model["class_path"]):
             given = model.get("init_args", {})
             pairs = zip(towers, models, strict=True)
-            fits = (
-                "clip" in given and "dino" not in given
-            )  # a large CLIP needs a large second tower, which no config here names
+            fits = "clip" in given and "dino" not in given  # whose second tower is as tiny as the first
             found += [_choice(file, given, tower, other) for tower, other in pairs if tower is None or fits]
     return sorted((choice for choice in found if choice), key=lambda choice: choice.group == SHAPES)
 
