@@ -21,14 +21,17 @@ SMALL = 0.02  # of the picture's counted pixels
 def near_border(labels: Tensor) -> Tensor:
     """Pixels (H, W) with another label, or none, within a square of ``REACH`` around them."""
     reach = max(1, round(REACH * (labels.shape[0] ** 2 + labels.shape[1] ** 2) ** 0.5))
-    around = F.pad(labels.float()[None], (reach, reach, reach, reach), value=-1)
-    high, low = (_highest(sign * around, 2 * reach + 1)[0] for sign in (1, -1))
-    return high != -low
+    near, side = torch.ones_like(labels, dtype=torch.bool), 2 * reach + 1
+    if min(labels.shape) >= side:  # else every square leaves the picture
+        changes = _counts(labels[:, 1:] != labels[:, :-1], side, side - 1) + _counts(labels[1:] != labels[:-1], side - 1, side)
+        near[reach:-reach, reach:-reach] = changes > 0
+    return near
 
 
-def _highest(values: Tensor, side: int) -> Tensor:
-    """Of every square; rows first, then columns."""
-    return F.max_pool2d(F.max_pool2d(values, (1, side), stride=1), (side, 1), stride=1)
+def _counts(marks: Tensor, height: int, width: int) -> Tensor:
+    """How many marks (H, W) lie in each window of that size; by running sums, whatever the size."""
+    until = F.pad(marks.cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32), (1, 0, 1, 0))
+    return until[height:, width:] - until[:-height, width:] - until[height:, :-width] + until[:-height, :-width]
 
 
 def boundary_areas(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
