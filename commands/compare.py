@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from jsonargparse import ArgumentParser
 import datamodules
 from commands.checks import check_trainer
 from commands.errors import plain_errors
-from commands.lightning import build, checkpoint_of, quiet
-from common.errors import UserError, known
+from commands.lightning import quiet
+from commands.trained import build_trained
+from common.errors import known
 from common.files import shipped
 from common.values import Within
-from common.weights import read_checkpoint
 from reporting.comparison import compare, strategy, writes
 from reporting.plan import BenchmarkEntry, Comparison, MethodEntry, read_plan
 
@@ -35,11 +34,7 @@ class CommandLineBuilder:
         training += [f"--trainer.devices={self.devices}", f"--trainer.strategy={strategy(self.devices)}"]
         if words_of is not None:
             options.append(f"--data.scored_on={json.dumps({'class_path': words_of.data, 'init_args': words_of.options})}")
-        with tempfile.TemporaryDirectory() as folder:
-            trained = checkpoint_of(["--ckpt_path", entry.checkpoint], Path(folder)) if entry.checkpoint else None
-            cli = build(["--config", entry.config, *options, *training], trained=trained)
-        if entry.checkpoint is not None:
-            load_checkpoint(cli.model, entry.checkpoint)
+        cli = build_trained(["--config", entry.config, *options, *training], entry.checkpoint)
         if entry.fit:
             cli.datamodule.share_batch(self.devices)
         return cli.model, cli.datamodule, cli.trainer
@@ -80,13 +75,3 @@ def parse_plan(content: dict[str, Any]) -> Comparison:
     parser.add_class_arguments(Comparison, "plan")
     plan: Comparison = parser.instantiate_classes(parser.parse_object({"plan": content})).plan
     return plan
-
-
-def load_checkpoint(model: Any, path: str) -> None:
-    """Loads weights only; raises UserError for the checkpoint of another model."""
-    try:
-        checkpoint = read_checkpoint(path)
-        model.on_load_checkpoint(checkpoint)
-        model.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, KeyError) as error:
-        raise UserError(f"checkpoint '{path}' is of another model: {' '.join(str(error).split())[:300]}") from error

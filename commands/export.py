@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +11,11 @@ import common.compat  # noqa: F401  (must come before lightning)
 import numpy as np
 import torch
 
-from commands.compare import load_checkpoint
 from commands.errors import plain_errors
-from commands.lightning import RUNS, build, checkpoint_of, quiet
+from commands.lightning import RUNS, quiet
 from commands.predict_options import CONFIG, NAMES_A_METHOD, TOWER
-from common.arguments import option_pairs
+from commands.trained import build_trained
+from common.arguments import option_pairs, taken
 from common.errors import UserError, known
 from common.files import shipped
 from methods.deployed import graph_of, legend
@@ -85,20 +84,7 @@ def export_options(arguments: list[str]) -> ExportOptions:
     Raises:
         UserError: an option without a value, or one that is missing.
     """
-    given, model = dict[str, str](), list[str]()
-    remaining = iter(arguments)
-    for option in remaining:
-        name, equals, value = option.partition("=")
-        if name not in OWN:
-            model.append(option)
-            continue
-        if name == "--quantise":
-            value = value if equals else "true"
-        elif not equals:
-            value = next(remaining, "")
-        if not value:
-            raise UserError(f"{name} needs a value.")
-        given[name] = value
+    given, model = taken(arguments, OWN, ("--quantise",))
     for name, example in (("--classes", '--classes "cat; dog"'), ("--output", "--output model.onnx")):
         if name not in given:
             raise UserError(f"{name} is missing: say {example}.")
@@ -117,11 +103,7 @@ def method_of(asked: ExportOptions) -> Any:
     default = ["--config", shipped(CONFIG)] if asked.by_default else []
     words = {"images": __file__, "classes": asked.classes, "background": asked.by_default}  # some file, for none is read
     data = "--data=" + json.dumps({"class_path": "Pictures", "init_args": words})
-    with tempfile.TemporaryDirectory() as folder:
-        trained = checkpoint_of(["--ckpt_path", checkpoint], Path(folder)) if checkpoint else None
-        cli = build([*default, *asked.model, data, *NO_RUN], trained=trained)
-    if checkpoint:
-        load_checkpoint(cli.model, checkpoint)
+    cli = build_trained([*default, *asked.model, data, *NO_RUN], checkpoint)
     cli.model.use_vocabulary(cli.datamodule.vocabulary)
     return cli.model
 

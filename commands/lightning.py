@@ -18,14 +18,13 @@ from typing import Any, NamedTuple
 import common.compat  # noqa: F401  (must come before lightning)
 
 import yaml
-from lightning import LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import datamodules
 import methods
-from commands.checks import check_trainer
+from commands.checks import check_trainer, learns
 from commands.errors import plain_errors
 from commands.help import CONFIG_OPTIONS, HELP_ALL, HELP_OPTIONS, print_help
 from commands.network import ask_the_network_first
@@ -121,7 +120,7 @@ class ZeroLabelCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """``fit`` needs a method that learns."""
-        if self.subcommand == "fit" and type(self.model).training_step is LightningModule.training_step:
+        if self.subcommand == "fit" and not learns(type(self.model)):
             raise UserError(f"{type(self.model).__name__} needs no training; use test, predict or compare.")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:

@@ -44,9 +44,8 @@ def options_of(command: str) -> Options:
         found = _merged(_prefixed("", parameters(data)) for data in benchmarks().values())
         found = {o: words for o, words in found.items() if o not in ("--batch_size", "--num_workers", "--limit")}
     elif command == "serve":
-        of_methods = _merged(_prefixed("--model.", parameters(cls)) for cls in METHODS.values())
         found = {"--port": [], "--config": shipped_configs(compare=False), "--model": sorted(METHODS), "--ckpt_path": []}
-        found |= of_methods
+        found |= model_options()
     elif command in ZeroLabelCLI.subcommands():
         found = lightning_options(command)
     else:

@@ -6,13 +6,12 @@ import json
 from typing import Any, NamedTuple
 
 from commands.export_options import EXPORT_OPTIONS, SWITCHES, exports_of, number
-from common.arguments import option_pairs
-from common.errors import UserError
+from common.arguments import option_pairs, taken
 from common.files import shipped
 from reporting.exporting import Exports
 from reporting.smoothing import Memory, Smooth
 
-SMOOTH = "--smooth"
+DATA_OPTIONS, SMOOTH = ("--images", "--classes"), "--smooth"
 CONFIG = "configs/training_free/photographs.yaml"
 NAMES_A_METHOD = {"--config", "-c", "--model", "--ckpt_path"}
 BETTER = "--config configs/training_free/sclip.yaml --config configs/backbones/clip_vit_b16.yaml"
@@ -49,29 +48,15 @@ def predict_options(options: list[str]) -> PredictOptions:
         UserError: one of the short options without a value, or with a wrong one.
     """
     by_default = not NAMES_A_METHOD & {option for option, _ in option_pairs([*options, ""])}
-    kept = ["--config", shipped(CONFIG)] if by_default else []
-    data, output, exports, smooth = dict[str, Any](), list[str](), dict[str, str](), None
-    remaining = iter(options)
-    for option in remaining:
-        name, equals, value = option.partition("=")
-        if name not in ("--images", "--classes", "--output", SMOOTH, *EXPORT_OPTIONS):
-            kept.append(option)
-            continue
-        if name in SWITCHES and not equals:
-            value = "true"
-        elif not equals and (value := next(remaining, "")) == "":
-            raise UserError(f"{name} needs a value.")
-        if name in EXPORT_OPTIONS:
-            exports[name] = value
-        elif name == SMOOTH:
-            smooth = Smooth(number(SMOOTH, value, Memory))
-        elif name == "--output":
-            output = [f"--trainer.default_root_dir={value}"]
-        else:
-            data[name.removeprefix("--")] = value
+    given, left = taken(options, (*DATA_OPTIONS, "--output", SMOOTH, *EXPORT_OPTIONS), SWITCHES)
+    kept = ["--config", shipped(CONFIG), *left] if by_default else left
+    data: dict[str, Any] = {option.removeprefix("--"): given[option] for option in DATA_OPTIONS if option in given}
     if data:
         data |= {"background": True} if by_default else {}
         at = next((i for i, option in enumerate(kept) if option.startswith("--data.")), len(kept))
         kept.insert(at, "--data=" + json.dumps({"class_path": "Pictures", "init_args": data}))
+    output = [f"--trainer.default_root_dir={given['--output']}"] if "--output" in given else []
+    exports = exports_of({option: value for option, value in given.items() if option in EXPORT_OPTIONS})
+    smooth = Smooth(number(SMOOTH, given[SMOOTH], Memory)) if SMOOTH in given else None
     lightning = [*kept, *output, "--return_predictions=false"]  # predictions are on disk
-    return PredictOptions(lightning, by_default, exports_of(exports), smooth)
+    return PredictOptions(lightning, by_default, exports, smooth)

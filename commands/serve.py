@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.errors import UserError
+from common.errors import UserError, how_to_install
 from common.stopping import end_soon, stopped_by
 
 HOST = "127.0.0.1"  # never another: the page knows no users
@@ -64,10 +64,7 @@ def require(*packages: str) -> None:
     """Raises UserError if one of the extra's packages is missing."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"package '{package}' is not installed; serve needs it: pip install 'zerolabel[serve]' (in a checkout: pip "
-                "install -e '.[serve]')."
-            )
+            raise UserError(f"package '{package}' is not installed; serve needs it: {how_to_install('serve')}")
 
 
 def listening(port: int) -> socket.socket:

@@ -20,6 +20,11 @@ def in_one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def how_to_install(extra: str) -> str:
+    """The way to what an optional part needs."""
+    return f"pip install 'zerolabel[{extra}]' (in a checkout: pip install -e '.[{extra}]')."
+
+
 def known(kind: str, value: str, names: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``names``.
 

@@ -37,8 +37,13 @@ class Pictures(DataModule):
         self.root = self.images if self.images.is_dir() else self.images.parent
         self.files = find_images(self.images)
 
+    @property
+    def items(self) -> Dataset[Item]:
+        """The pictures, read as they are asked for."""
+        return _Files(self.files, self.root)
+
     def predict_dataloader(self) -> DataLoader[Item]:
-        return self.loader(_Files(self.files, self.root))
+        return self.loader(self.items)
 
 
 def find_images(path: Path) -> list[Path]:

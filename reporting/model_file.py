@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.errors import UserError
+from common.errors import UserError, how_to_install
 from common.files import atomic_path
 
 SUFFIXES = (".onnx", ".pt2")
@@ -38,9 +38,7 @@ def check_path(path: Path, quantise: bool) -> None:
         raise UserError(f"--quantise is onnxruntime's: give --output a name that ends in .onnx, not '{path}'.")
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if path.suffix == ".onnx" and missing:
-        raise UserError(
-            f"ONNX needs {', '.join(missing)}: pip install 'zerolabel[export]' (in a checkout: pip install -e '.[export]')."
-        )
+        raise UserError(f"ONNX needs {', '.join(missing)}: {how_to_install('export')}")
 
 
 def write_model(

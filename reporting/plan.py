@@ -79,6 +79,11 @@ class Comparison:
     def __post_init__(self) -> None:
         check_values(type(self), type(self), vars(self))
 
+    @property
+    def untrained(self) -> list[MethodEntry]:
+        """The rows that can be asked as they are."""
+        return [method for method in self.methods if not method.fit and method.after is None]
+
     def seeds_of(self, method: MethodEntry) -> list[int]:
         """A method without training gives the same numbers for every seed."""
         seeds = self.seeds if method.seeds is None else method.seeds

@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from commands.serving.guard import Guard, page_policy
 from commands.serving.work import DOWNLOADS, LABELS, MAX_BYTES, MAX_PICTURES, Workplace
-from common.errors import UserError, known
+from common.errors import UserError, in_one_line, known
 from common.images import MAX_PIXELS, SUFFIXES
 from reporting.class_colours import css
 from reporting.exports import FORMATS
@@ -161,4 +161,4 @@ async def gone(request: Request, error: Exception) -> Response:
 async def failure(request: Request, error: Exception) -> Response:
     """What is nobody's mistake but ours; the page goes on."""
     traceback.print_exception(error, file=sys.stderr)
-    return JSONResponse({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (more in the terminal)"}, 500)
+    return JSONResponse({"error": f"{type(error).__name__}: {in_one_line(error)} (more in the terminal)"}, 500)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import common.compat  # noqa: F401  (must come before lightning)
 
 from huggingface_hub import constants
-from lightning import LightningModule
 
 from backbones.open_clip_model import EMBEDDED
 from backbones.towers import is_here
+from commands.checks import learns
 from commands.predict_options import CONFIG, TOWER
 from common.arguments import option_pairs
 from common.files import ROOT, read_yaml
@@ -67,7 +66,7 @@ def shipped_choices() -> list[Choice]:
         if file.relative_to(ROOT).parts[1] in NO_METHODS:
             continue
         model = read_yaml(file)["model"]
-        if needs_no_training(model["class_path"]):
+        if not learns(METHODS[model["class_path"].rpartition(".")[2]]):
             given = model.get("init_args", {})
             pairs = zip(towers, models, strict=True)
             fits = "clip" in given and "dino" not in given  # whose second tower is as tiny as the first
@@ -90,11 +89,6 @@ def _choice(file: Path, given: dict[str, Any], tower: Path | None, other: dict[s
     group = PHOTOGRAPHS if of_photographs else SHAPES
     title = "packaged tower" if by_default else " + ".join(part.stem for part in parts)
     return Choice(title, group, about, options, by_default)
-
-
-def needs_no_training(name: str) -> bool:
-    method = METHODS[name.rpartition(".")[2]]
-    return inspect.getattr_static(method, "training_step", None) is inspect.getattr_static(LightningModule, "training_step")
 
 
 def offline() -> None:

@@ -17,11 +17,10 @@ import common.compat  # noqa: F401  (must come before lightning)
 
 import torch
 
-from commands.compare import load_checkpoint
 from commands.export_options import exports_of
-from commands.lightning import build, checkpoint_of
 from commands.serving.menu import Choice
-from common.arguments import option_pairs
+from commands.trained import build_trained
+from common.arguments import taken
 from common.batch import to_unit
 from common.errors import UserError, known
 from common.images import SUFFIXES, read_image
@@ -226,27 +225,13 @@ class Workplace:
 
 def load(options: list[str]) -> Segmenter:
     """The model that a command line names, on the GPU where there is one."""
-    checkpoint = next((value for option, value in option_pairs(options) if option == "--ckpt_path"), None)
-    with tempfile.TemporaryDirectory() as folder:
-        trained = checkpoint_of(options, Path(folder))
-        given = [*without(options, "--ckpt_path"), "--trainer.logger=false", "--trainer.enable_checkpointing=false", DATA]
-        made = build(given, trained=trained)
+    given, left = taken(options, ("--ckpt_path",))
+    made = build_trained(
+        [*left, "--trainer.logger=false", "--trainer.enable_checkpointing=false", DATA], given.get("--ckpt_path")
+    )
     model: Segmenter = made.model
     vars(made).clear()  # jsonargparse keeps its parser, and so all that was made with it
-    if checkpoint is not None:
-        load_checkpoint(model, checkpoint)
     return model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def without(options: list[str], name: str) -> list[str]:
-    """The options but for one, and its value."""
-    kept, words = [], iter(options)
-    for word in words:
-        if word == name:
-            next(words, None)
-        elif not word.startswith(f"{name}="):
-            kept.append(word)
-    return kept
 
 
 def typed(words: str) -> Vocabulary:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import cli
-from commands.compare import load_checkpoint
+from commands.trained import load_checkpoint
 from common.errors import UserError
 from common.restorable import LEFT_OUT, learnt_state, load_learnt
 from evaluation import Vocabulary
