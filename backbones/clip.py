@@ -64,8 +64,7 @@ class CLIP(OpenCLIPModel):
         ``projection`` (D, C) takes the place of CLIP's own for the dense tokens (ICLIP's dual projections).
         """
         whole, stream, grid = self.stream(images, rule, position_resize, pooled)
-        patches = F.normalize(self.project(stream, projection)[:, 1:], dim=-1)
-        return whole, patches.transpose(1, 2).unflatten(2, grid)
+        return whole, self.unit_patches(stream, grid, projection)
 
     def stream(
         self, images: Tensor, rule: str, position_resize: str, pooled: bool = False
@@ -77,7 +76,9 @@ class CLIP(OpenCLIPModel):
 
     def layers(self, images: Tensor, position_resize: str) -> Layers:
         """The blocks before the last, which has not run."""
-        x, grid = self.embed_patches(images, position_resize)
+        return self._layers(*self.embed_patches(images, position_resize))
+
+    def _layers(self, x: Tensor, grid: tuple[int, int]) -> Layers:
         *before, last = self.blocks
         return Layers([x := block(x) for block in before], last, grid)
 
@@ -120,9 +121,9 @@ class CLIP(OpenCLIPModel):
     def _run(self, x: Tensor, grid: tuple[int, int], rule: Rule | LayersRule, keep_original: bool) -> tuple[Tensor, Tensor]:
         """The transformer: (unchanged stream if kept, stream of the rule), both (B, 1 + n, D)."""
         if isinstance(rule, LayersRule):
-            *before, last = self.blocks
-            tokens = [x := block(x) for block in before]
-            return last(x) if keep_original else x, rule.read(Layers(tokens, last, grid))
+            layers = self._layers(x, grid)
+            x = layers.tokens[-1]
+            return layers.last(x) if keep_original else x, rule.read(layers)
         depth = min(rule.depth, len(self.blocks) - 1)  # a shallow model keeps at least one plain block
         for block in self.blocks[:-depth]:
             x = block(x)
@@ -140,6 +141,10 @@ class CLIP(OpenCLIPModel):
     def project(self, x: Tensor, projection: Tensor | None = None) -> Tensor:
         """Final LayerNorm and projection of every token: (B, 1 + n, D) -> (B, 1 + n, C)."""
         return self.visual.ln_post(x) @ (self.visual.proj if projection is None else projection)
+
+    def unit_patches(self, x: Tensor, grid: tuple[int, int], projection: Tensor | None = None) -> Tensor:
+        """Dense tokens (B, C, h, w) of a stream (B, 1 + n, D): projected, without the class token, of length 1."""
+        return F.normalize(self.project(x, projection)[:, 1:], dim=-1).transpose(1, 2).unflatten(2, grid)
 
     def class_attention(self, images: Tensor) -> Tensor:
         """(B, n) the last block's attention of the class token to the patches, mean over heads."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -12,6 +14,14 @@ from torch import Tensor
 def run_seed(seed: int | None = None) -> int:
     """``seed``, or that of the run (``--seed_everything``) if it is None."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Inside, torch draws from this seed; afterwards it goes on as if nothing had been drawn. A GPU's numbers stay."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 class ImageNoise:

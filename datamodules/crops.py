@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torchvision.transforms import v2
+
+from common.randomness import drawing_from
 
 Crop = Literal["centre", "random", "none"]
 
@@ -18,8 +19,7 @@ def cut(picture: Tensor, crop: str, size: int, seed: list[int]) -> Tensor:
     bicubic: dict[str, Any] = {"interpolation": v2.InterpolationMode.BICUBIC, "antialias": True}
     if crop == "centre":
         return v2.Compose([v2.Resize(size, **bicubic), v2.CenterCrop(size)])(picture)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(hash(tuple(seed)))  # of integers: the same in every process
+    with drawing_from(hash(tuple(seed))):  # of integers: the same in every process
         return v2.Compose([v2.RandomResizedCrop(size, scale=(0.25, 1.0), **bicubic), v2.RandomHorizontalFlip()])(picture)
 
 

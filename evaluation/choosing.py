@@ -16,11 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from evaluation.label_map import LabelMap
-from evaluation.metrics import confusion, iou_of
+from evaluation.metrics import areas_of, confusion, iou_of
 
 SIDE = 512  # maps are compared at no more pixels than this along their longer side
 CRITERIA = ("agreement", "stability", "certainty")
@@ -56,7 +55,7 @@ def criteria(seen: dict[str, Seen], num_classes: int) -> dict[str, dict[str, flo
     def alike(a: list[Tensor], b: list[Tensor]) -> float:
         counts = sum(confusion(one, other, num_classes) for one, other in zip(a, b, strict=True))
         assert isinstance(counts, Tensor)
-        return iou_of(torch.stack([counts.diagonal(), counts.sum(0), counts.sum(1)])).nanmean().item()
+        return iou_of(areas_of(counts)).nanmean().item()
 
     def mean(values: list[float]) -> float:
         return sum(values) / len(values) if values else float("nan")

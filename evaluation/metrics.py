@@ -66,7 +66,7 @@ class ConfusionMatrix(Metric):
         counts = confusion(prediction, target, self.num_classes, self.ignore_index)
         self.matrix += counts
         self.boundary += boundary_areas(prediction, target, self.num_classes, self.ignore_index)
-        self.areas.append(torch.stack([counts.diagonal(), counts.sum(0), counts.sum(1)])[None])
+        self.areas.append(areas_of(counts)[None])
         number = len(self.pictures) if picture is None else picture
         self.pictures.append(torch.tensor([number], device=counts.device))
 
@@ -79,7 +79,7 @@ class ConfusionMatrix(Metric):
             order = torch.argsort(pictures, stable=True)
             order = order[pictures[order] != NO_IMAGE]
             areas, pictures = areas[order], pictures[order]
-        totals = torch.stack([self.matrix.diagonal(), self.matrix.sum(0), self.matrix.sum(1)])
+        totals = areas_of(self.matrix)
         iou = iou_of(totals)
         share = totals[2].double() / totals[2].sum()
         return {
@@ -127,6 +127,11 @@ def _check_ids(what: str, values: Tensor, num_classes: int) -> None:
         low, high = (int(value) for value in values.aminmax())
         if low < 0 or high >= num_classes:
             raise UserError(f"{what} value {low if low < 0 else high} is outside the {num_classes} classes.")
+
+
+def areas_of(matrix: Tensor) -> Tensor:
+    """Intersection, predicted and target pixels (3, K) of each class, from (K, K) counts, rows = target."""
+    return torch.stack([matrix.diagonal(), matrix.sum(0), matrix.sum(1)])
 
 
 def iou_of(totals: Tensor) -> Tensor:

@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.patch_features import TINY, load_patch_features
 from evaluation.inference import Inference
 from evaluation.windows import WindowScores, overlaid, resize_image, score_windows
-from methods.dense_clip import DenseCLIP
+from methods.second_tower import SecondTower
 
 ALPHA, STEPS, TOLERANCE = 0.95, 10, 1e-6  # of the propagation; after ten steps it is stopped, solved or not
 NEIGHBOURS, GAMMA, SIGMA = 400, 3, 0.01  # of a patch; sharpness of likeness; how it fades, per pixel of distance
@@ -29,29 +28,17 @@ WHITE = torch.tensor([0.95047, 1.0, 1.08883])
 REACH, TAU = 6, 0.01  # pixels each way; of colours
 
 
-class LPOSS(DenseCLIP):
-    """See the module.
+class LPOSS(SecondTower):
+    """See the module; the paper's second tower is DINO ViT-B/16.
 
     Args:
-        dino: the second tower, see :func:`backbones.patch_features.load_patch_features`; the paper's is DINO ViT-B/16.
-        dino_pretrained: whether it has its weights, or random ones.
-        dino_revision: its commit, if it is a repository of the hub.
         pixels: whether scores also spread among pixels (LPOSS+).
-        options: as of :class:`methods.dense_clip.DenseCLIP`.
+        options: as of :class:`methods.second_tower.SecondTower`.
     """
 
-    def __init__(
-        self,
-        dino: str = TINY,
-        dino_pretrained: bool = True,
-        dino_revision: str | None = None,
-        pixels: bool = False,
-        **options: Any,
-    ) -> None:
+    def __init__(self, pixels: bool = False, **options: Any) -> None:
         super().__init__(rule="maskclip", **options)
-        self.dino, self.pixels = load_patch_features(dino, dino_pretrained, dino_revision), pixels
-        if dino_pretrained:
-            self.pretrained_parts = (*self.pretrained_parts, "dino")
+        self.pixels = pixels
 
     def forward(self, images: Tensor) -> Tensor:
         """Each picture as one window."""

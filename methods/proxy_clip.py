@@ -16,32 +16,23 @@ from torch import Tensor
 
 from backbones.blocks import Layers, heads_of, joined
 from backbones.clip import CLIP
-from backbones.patch_features import TINY, load_patch_features
-from methods.dense_clip import DenseCLIP
+from methods.second_tower import SecondTower
 
 SHIFT, SHARPNESS = 1.2, 3.0  # beta, gamma
 
 
-class ProxyCLIP(DenseCLIP):
-    """See the module.
+class ProxyCLIP(SecondTower):
+    """See the module; the paper's second tower is facebook/dino-vitb8.
 
     Args:
-        dino: the second tower, see :func:`backbones.patch_features.load_patch_features`; the paper's is facebook/dino-vitb8.
-        dino_pretrained: whether it has its weights, or random ones.
-        dino_revision: its commit, if it is a repository of the hub.
-        options: as of :class:`methods.dense_clip.DenseCLIP`.
+        options: as of :class:`methods.second_tower.SecondTower`.
     """
 
     backbone: CLIP
 
-    def __init__(
-        self, dino: str = TINY, dino_pretrained: bool = True, dino_revision: str | None = None, **options: Any
-    ) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(rule="clip", **options)
         self.check_clip()
-        self.dino = load_patch_features(dino, dino_pretrained, dino_revision)
-        if dino_pretrained:
-            self.pretrained_parts = (*self.pretrained_parts, "dino")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.score_with_features(images)[0]

@@ -95,5 +95,5 @@ class ResCLIP(DenseCLIP):
 
     def _compared(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Cosines (B, Q, h, w) of tokens (B, 1 + n, D) with the words, and the dense embeddings (B, C, h, w)."""
-        dense = F.normalize(self.backbone.project(tokens)[:, 1:], dim=-1).transpose(1, 2).unflatten(2, grid)
+        dense = self.backbone.unit_patches(tokens, grid)
         return torch.einsum("bchw,qc->bqhw", dense, self.text_QC), dense

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from common.batch import IGNORED
 from common.distributed import mean_of_processes
+from common.randomness import drawing_from
 from methods.map_loss import Summed, summed_cross_entropy
 
 Guard = Literal["none", "clamp", "drop"]
@@ -60,10 +61,9 @@ def augmented(images: Tensor, labels: Tensor, seeds: list[tuple[int, ...]]) -> t
     """Pictures and masks, cropped and mirrored alike, each as its seed says."""
     change = v2.Compose([v2.RandomResizedCrop(images.shape[2:], scale=(0.5, 1.0), antialias=True), v2.RandomHorizontalFlip()])
     pictures, masks = [], []
-    with torch.random.fork_rng(devices=[]):
-        for image, mask, seed in zip(images, labels, seeds, strict=True):
-            torch.default_generator.manual_seed(hash(seed))  # of integers: the same in every process; a GPU's noise goes on
+    for image, mask, seed in zip(images, labels, seeds, strict=True):
+        with drawing_from(hash(seed)):  # of integers: the same in every process
             picture, moved = change(tv_tensors.Image(image), tv_tensors.Mask(mask))
-            pictures.append(picture.as_subclass(Tensor))
-            masks.append(moved.as_subclass(Tensor))
+        pictures.append(picture.as_subclass(Tensor))
+        masks.append(moved.as_subclass(Tensor))
     return torch.stack(pictures), torch.stack(masks)

@@ -28,17 +28,10 @@ TINY: dict[str, Any] = {
 
 
 class CLIPSeg(WordByWord):
-    """``hf-hub:CIDAS/clipseg-rd64-refined`` and its relatives, by words; its prompts of pictures are not asked.
-
-    Args:
-        options: as of :class:`methods.oracles.word_by_word.WordByWord`.
-    """
+    """``hf-hub:CIDAS/clipseg-rd64-refined`` and its relatives, by words; its prompts of pictures are not asked."""
 
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     text_length = 77
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
 
     @staticmethod
     def tiny() -> CLIPSegForImageSegmentation:

@@ -49,16 +49,10 @@ class SAM3(WordByWord):
 
     A place's probability is the larger of two: that of the semantic mask, and the best instance's, mask times score times
     presence. INFERRED: the model's paper gives instances; this union is what later work on segmentation by SAM 3 takes.
-
-    Args:
-        options: as of :class:`methods.oracles.word_by_word.WordByWord`.
     """
 
     mean = std = (0.5, 0.5, 0.5)
     text_length = 32
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
 
     @staticmethod
     def tiny() -> Sam3Model:

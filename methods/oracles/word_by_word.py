@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import open_clip
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from backbones.hub import hub_folder
 from common.errors import UserError, in_one_line
+from common.randomness import drawing_from
 from common.values import Count
 from methods.segmenter import Segmenter
 from methods.supervision import Supervision
@@ -41,7 +41,11 @@ class WordByWord(Segmenter):
 
     def __init__(self, weights: str | None = None, revision: str | None = None, word_batch: Count = 16, **options: Any) -> None:
         super().__init__(**options)
-        self.model: Any = _without_chance(self.tiny) if weights is None else self._published(weights, revision)
+        if weights is None:
+            with drawing_from(0):  # nothing of the run's numbers
+                self.model: Any = self.tiny()
+        else:
+            self.model = self._published(weights, revision)
         self.model.requires_grad_(False).eval()
         self.pretrained_parts = () if weights is None else ("model",)
         self.word_batch = word_batch
@@ -101,10 +105,3 @@ class WordByWord(Segmenter):
             return self.load(folder)
         except Exception as error:
             raise UserError(f"{type(self).__name__} '{weights}' cannot be loaded: {in_one_line(error)}") from error
-
-
-def _without_chance(make: Callable[[], Any]) -> Any:
-    """Made from a seed of its own: a network for tests draws nothing from the run's."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make()

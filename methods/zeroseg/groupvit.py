@@ -13,6 +13,7 @@ from transformers.models.groupvit.modeling_groupvit import get_grouping_from_att
 
 from backbones.tower import join_templates
 from common.errors import UserError, in_one_line
+from common.randomness import drawing_from
 from methods.dense_clip import embed_words
 from methods.supervision import Supervision
 from methods.zeroseg.segment_tokens import SegmentTokens
@@ -91,8 +92,7 @@ class GroupViT(TokenSegmenter):
 
 
 def _tiny() -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with drawing_from(0):
         model = GroupViTModel(GroupViTConfig(**TINY))
         for parameter in model.parameters():  # transformers leaves positions and group tokens at zero: all tokens alike
             if parameter.ndim > 1 and not parameter.any():

@@ -25,6 +25,7 @@ from reporting.plan import BenchmarkEntry, Comparison
 from reporting.result import Result
 from reporting.scale import Scale
 from reporting.worst import KEPT, LONGEST, Worst, worst_indices
+from tests.browser import needs_chromium
 from tests.reporting.test_compare import result
 
 NAMES = ["background", "red disc", "blue star", "cat"]
@@ -250,7 +251,7 @@ document.title = JSON.stringify({
 </script>"""
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@needs_chromium
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser_nothing_is_off_the_screen_and_a_click_sorts(width: int, text: str, tmp_path: Path) -> None:
     """A frame of that width, for a window of the browser has a least width."""
