@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, nn, ones
+from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 
@@ -14,7 +15,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
-        self.c_attn = nn.Parameter(ones(heads))
+        self.c_attn = nn.Parameter(torch.ones(heads))
 
     def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
         """x (B, P, d), memory (B, S, d), bias (1 or B, H, P, S) with -inf where not to look -> (B, P, d)."""
@@ -22,11 +23,23 @@ class Attention(nn.Module):
             projection(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection, source in ((self.q_proj, x), (self.k_proj, memory), (self.v_proj, memory))
         )
-        scale = (2 * q.shape[-1]) ** -0.5
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
+        out = attend(q, k, v, bias.to(q.dtype), (2 * q.shape[-1]) ** -0.5)
         out = out * self.c_attn.to(out.dtype)[:, None, None]
         attended: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return attended
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """softmax(scale q kT + bias) v of (B, H, P, hd), (B, H, S, hd) twice and (1 or B, H, P, S).
+
+    On a CPU torch has no fused kernel that gives the bias a gradient, and what it has instead looks for rows that see nothing,
+    which there are none of here: four passes over (B, H, P, S) that this leaves out.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.float32 or not (bias.requires_grad and torch.is_grad_enabled()):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    biases = bias.unbind() if len(bias) > 1 else [bias.squeeze(0)] * len(q)
+    pictures = zip(q, k.transpose(2, 3), v, biases, strict=True)
+    return torch.stack([torch.baddbmm(on, of, to, alpha=scale).softmax(-1) @ held for of, to, held, on in pictures])
 
 
 class Residual(nn.Module):

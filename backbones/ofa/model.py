@@ -64,23 +64,21 @@ class Encoder(nn.Module):
         rows = torch.cat(
             [self.image_pos_ln(self._image_rows(*grid)), self.pos_ln(self.embed_positions.weight[: text.shape[1]])]
         )
-        padding = torch.zeros_like(padding_mask, dtype=x.dtype).masked_fill(padding_mask, -torch.inf)[:, None, None]
-        for layer, bias in zip(self.layers, self.biases(rows, grid), strict=True):
-            x = layer(x, bias + padding)
+        for layer, bias in zip(self.layers, self.biases(rows, grid, padding_mask), strict=True):
+            x = layer(x, bias)
         return Encoded(self.layer_norm(x), rows, padding_mask, grid)
 
-    def biases(self, rows: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-        """Per layer (H, L + T, L + T): absolute over everything, relative among cells and among pieces."""
+    def biases(self, rows: Tensor, grid: tuple[int, int], padding_mask: Tensor) -> list[Tensor]:
+        """Per layer (1 or B, H, L + T, L + T): absolute over everything, relative among cells and among pieces, -inf for padding."""
         c, length = self.config, grid[0] * grid[1]
         absolute = positions.absolute_bias(self.pos_q_linear, self.pos_k_linear, rows, rows, c.heads)
+        absolute = absolute[None].masked_fill(padding_mask[:, None, None], -torch.inf)
         found = []
         for image_table, text_table in zip(self.image_rel_pos_table_list, self.token_rel_pos_table_list, strict=True):
             cells = positions.image_bias(image_table, *grid, c.image_side, c.grid)
             words = positions.text_bias(text_table, len(rows) - length, c.text_buckets, c.text_positions)
-            bias = absolute.clone()
-            bias[:, :length, :length] += cells
-            bias[:, length:, length:] += words
-            found.append(bias)
+            apart = [F.pad(cells, (0, len(rows) - length)), F.pad(words, (length, 0))]
+            found.append(absolute + torch.cat(apart, 1))
         return found
 
     def _image_rows(self, height: int, width: int) -> Tensor:

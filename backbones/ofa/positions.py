@@ -24,23 +24,6 @@ def text_buckets(length: int, half: int = 256, longest: int = 1024) -> Tensor:
     return bucket + half - 1
 
 
-@lru_cache(8)
-@torch.inference_mode(False)
-def grid_buckets(height: int, width: int, side: int, with_start: bool = False) -> Tensor:
-    """(h w, h w) bucket of each pair of cells, (dy + side - 1)(2 side - 1) + dx + side - 1.
-
-    With a start token before the cells, (1 + h w, 1 + h w): its row, its column and their corner have buckets of their own.
-    """
-    y = torch.arange(height).repeat_interleave(width)
-    x = torch.arange(width).repeat(height)
-    span = 2 * side - 1
-    bucket = (y[:, None] - y[None, :] + side - 1) * span + x[:, None] - x[None, :] + side - 1
-    if with_start:
-        bucket = F.pad(bucket, (1, 0, 1, 0))
-        bucket[0], bucket[:, 0], bucket[0, 0] = span**2, span**2 + 1, span**2 + 2
-    return bucket
-
-
 def resize_rows(rows: Tensor, side: int, height: int, width: int) -> Tensor:
     """Learnt rows of a square grid (side^2, d) -> (h w, d), bilinearly."""
     grid = rows.T.reshape(1, -1, side, side)
@@ -49,6 +32,8 @@ def resize_rows(rows: Tensor, side: int, height: int, width: int) -> Tensor:
 
 def resize_pairs(bias: Tensor, side: int, height: int, width: int) -> Tensor:
     """(H, side^2, side^2) -> (H, h w, h w): the keys' grid is resized, then the queries'."""
+    if (height, width) == (side, side):
+        return bias
     for _ in range(2):
         heads, queries, _ = bias.shape
         grids = bias.reshape(heads * queries, 1, side, side)
@@ -59,7 +44,9 @@ def resize_pairs(bias: Tensor, side: int, height: int, width: int) -> Tensor:
 
 def text_bias(table: nn.Module, length: int, half: int, longest: int) -> Tensor:
     """(H, T, T)."""
-    return _look_up(table, text_buckets(length, half, longest))
+    buckets = text_buckets(length, half, longest)
+    bias: Tensor = table(buckets.to(next(table.parameters()).device))
+    return bias.permute(2, 0, 1)
 
 
 def image_bias(table: nn.Module, height: int, width: int, side: int, grid: int) -> Tensor:
@@ -67,19 +54,34 @@ def image_bias(table: nn.Module, height: int, width: int, side: int, grid: int) 
 
     Also where it is smaller, as IFSeg's code does; OFA itself looks such a grid up in the table.
     """
-    bias = _look_up(table, grid_buckets(grid, grid, side))
-    return bias if (height, width) == (grid, grid) else resize_pairs(bias, grid, height, width)
+    return resize_pairs(grid_bias(table, grid, side), grid, height, width)
 
 
 def map_bias(table: nn.Module, height: int, width: int, grid: int) -> Tensor:
-    """(H, 1 + L, 1 + L) between the start token and the cells of a map, resized where the grid is another."""
-    bias = _look_up(table, grid_buckets(grid, grid, grid, with_start=True))
-    if (height, width) == (grid, grid):
-        return bias
-    cells = resize_pairs(bias[:, 1:, 1:], grid, height, width)
-    row = resize_rows(bias[:, 0, 1:].T, grid, height, width).T[:, None]
-    column = resize_rows(bias[:, 1:, 0].T, grid, height, width).T[:, :, None]
-    return torch.cat([torch.cat([bias[:, :1, :1], row], 2), torch.cat([column, cells], 2)], 1)
+    """(H, 1 + L, 1 + L) between the start token and the cells of a map, resized where the grid is another.
+
+    The start token has three buckets behind the cells': for all that it sees, for all that see it, and for itself.
+    """
+    cells = resize_pairs(grid_bias(table, grid, grid), grid, height, width)
+    heads, length, _ = cells.shape
+    sees, seen, itself = _by_head(table)[:, -3:].unbind(1)
+    row = sees[:, None, None].expand(heads, 1, length)
+    column = torch.cat([itself[:, None], seen[:, None].expand(heads, length)], 1)[:, :, None]
+    return torch.cat([column, torch.cat([row, cells], 1)], 2)
+
+
+def grid_bias(table: nn.Module, grid: int, side: int) -> Tensor:
+    """(H, L, L) of a square of ``grid`` cells a side, L = grid^2, out of a table for grids of ``side``.
+
+    The table is itself a picture of offsets, in which a cell (y, x) that looks at (y', x') finds its bias at
+    (y - y' + side - 1, x - x' + side - 1): what one cell sees is a window of it, turned by half a turn. Windows have a quick
+    gradient, which a look-up of L^2 buckets has not.
+    """
+    span = 2 * side - 1
+    offsets = _by_head(table)[:, : span**2].unflatten(1, (span, span))
+    used = slice(side - grid, side + grid - 1)
+    windows = offsets[:, used, used].unfold(1, grid, 1).unfold(2, grid, 1)  # (H, y, x, y', x')
+    return windows.flip(3, 4).flatten(3, 4).flatten(1, 2)
 
 
 def absolute_bias(queries: nn.Linear, keys: nn.Linear, at: Tensor, of: Tensor, heads: int) -> Tensor:
@@ -89,5 +91,7 @@ def absolute_bias(queries: nn.Linear, keys: nn.Linear, at: Tensor, of: Tensor, h
     return bias
 
 
-def _look_up(table: nn.Module, buckets: Tensor) -> Tensor:
-    return table(buckets.to(next(table.parameters()).device)).permute(2, 0, 1)
+def _by_head(table: nn.Module) -> Tensor:
+    """(H, buckets)."""
+    weight: Tensor = next(table.parameters())
+    return weight.T

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.ofa import OFA, OFAConfig
 from backbones.ofa.loading import NOT_WEIGHTS, fairseq_name, load_weights
-from backbones.ofa.positions import grid_buckets, text_buckets
+from backbones.ofa.positions import grid_bias, map_bias, text_buckets
 from backbones.ofa.tokenizer import OFATokenizer
 from methods import METHODS
 from methods.ifseg.ifseg import fairseq_epsilon
@@ -60,8 +60,18 @@ def test_buckets(dump: Any) -> None:
         return hashlib.sha256(buckets.to(torch.int64).numpy().astype("<i8").tobytes()).hexdigest()
 
     assert digest(text_buckets(1024)) == dump["buckets"]["encoder.token_rp_bucket"]["sha256_int64_le"]
-    assert digest(grid_buckets(42, 42, 42, True)) == dump["buckets"]["encoder.image_rp_bucket"]["sha256_int64_le"]
-    assert digest(grid_buckets(32, 32, 32, True)) == dump["buckets"]["decoder.seg_rp_bucket"]["sha256_int64_le"]
+    assert digest(map_bias(numbered(32), 32, 32, 32)[0]) == dump["buckets"]["decoder.seg_rp_bucket"]["sha256_int64_le"]
+    # the encoder's has a start token too, which nothing asks about here
+    assert digest(map_bias(numbered(42), 42, 42, 42)[0]) == dump["buckets"]["encoder.image_rp_bucket"]["sha256_int64_le"]
+    assert torch.equal(grid_bias(numbered(42), 42, 42)[0], map_bias(numbered(42), 42, 42, 42)[0, 1:, 1:])
+    part = torch.arange(42**2).view(42, 42)[:32, :32].flatten()  # a smaller grid sees the same offsets
+    assert torch.equal(grid_bias(numbered(42), 32, 42), grid_bias(numbered(42), 42, 42)[:, part][:, :, part])
+
+
+def numbered(side: int) -> nn.Embedding:
+    """A table of relative positions that holds each bucket's number."""
+    buckets = (2 * side - 1) ** 2 + 3
+    return nn.Embedding.from_pretrained(torch.arange(buckets, dtype=torch.float32)[:, None])
 
 
 @pytest.mark.parametrize(
