@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         return Encoded(self.layer_norm(x), rows, padding_mask, grid)
 
     def biases(self, rows: Tensor, grid: tuple[int, int], padding_mask: Tensor) -> list[Tensor]:
-        """Per layer (1 or B, H, L + T, L + T): absolute over everything, relative among cells and among pieces, -inf for padding."""
+        """Per layer (1 or B, H, L + T, L + T): absolute, relative among cells and among pieces, -inf for padding."""
         c, length = self.config, grid[0] * grid[1]
         absolute = positions.absolute_bias(self.pos_q_linear, self.pos_k_linear, rows, rows, c.heads)
         absolute = absolute[None].masked_fill(padding_mask[:, None, None], -torch.inf)
