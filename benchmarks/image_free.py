@@ -1,7 +1,8 @@
 """IFSeg's image-free step and its inference (OFA-tiny, 171 classes) against plain ones, as the reference computes them.
 
-The rival shares weights and equations. What it does plainly: a bias of its own for every picture and head, attention as an
-explicit softmax in float32, a bag of padded pieces for every cell, and all logits upsampled to 512 x 512 at once.
+The rival shares weights and equations. What it does plainly: relative positions looked up bucket by bucket, a bias of its own
+for every picture and head, attention as an explicit softmax in float32, a bag of padded pieces for every cell, and all logits
+upsampled to 512 x 512 at once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import common.compat  # noqa: F401  (must come before what imports torchvision)
 
@@ -17,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.ofa import positions
 from backbones.ofa.layers import Attention
 from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
 from datamodules import DATAMODULES
@@ -43,12 +47,25 @@ class PlainAttention(Attention):
         return attended
 
 
+@cache
+def buckets(grid: int, side: int) -> Tensor:
+    """(L, L) row of the table for each pair of cells."""
+    y, x = torch.arange(grid).repeat_interleave(grid), torch.arange(grid).repeat(grid)
+    return (y[:, None] - y + side - 1) * (2 * side - 1) + x[:, None] - x + side - 1
+
+
+def plain_grid_bias(table: nn.Module, grid: int, side: int) -> Tensor:
+    bias: Tensor = table(buckets(grid, side))
+    return bias.permute(2, 0, 1)
+
+
 @contextmanager
 def plainly(model: nn.Module) -> Iterator[None]:
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
     for attention in attentions:
         attention.__class__ = PlainAttention
-    yield
+    with patch.object(positions, "grid_bias", plain_grid_bias):
+        yield
     for attention in attentions:
         attention.__class__ = Attention
 
