@@ -120,7 +120,7 @@ class Decoder(nn.Module):
         if causal:
             own = own.masked_fill(torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1), -torch.inf)
         for layer, bias in zip(self.layers, relative, strict=True):
-            x = layer(x, (own + bias)[None], encoded.states, cross)
+            x = layer(x, bias.add_(own)[None], encoded.states, cross)
         features: Tensor = self.layer_norm(x)
         return features
 

@@ -30,18 +30,6 @@ def resize_rows(rows: Tensor, side: int, height: int, width: int) -> Tensor:
     return F.interpolate(grid, (height, width), mode="bilinear", align_corners=False)[0].flatten(1).T
 
 
-def resize_pairs(bias: Tensor, side: int, height: int, width: int) -> Tensor:
-    """(H, side^2, side^2) -> (H, h w, h w): the keys' grid is resized, then the queries'."""
-    if (height, width) == (side, side):
-        return bias
-    for _ in range(2):
-        heads, queries, _ = bias.shape
-        grids = bias.reshape(heads * queries, 1, side, side)
-        grids = F.interpolate(grids, (height, width), mode="bilinear", align_corners=False)
-        bias = grids.reshape(heads, queries, height * width).transpose(1, 2)
-    return bias
-
-
 def text_bias(table: nn.Module, length: int, half: int, longest: int) -> Tensor:
     """(H, T, T)."""
     buckets = text_buckets(length, half, longest)
@@ -54,7 +42,7 @@ def image_bias(table: nn.Module, height: int, width: int, side: int, grid: int) 
 
     Also where it is smaller, as IFSeg's code does; OFA itself looks such a grid up in the table.
     """
-    return resize_pairs(grid_bias(table, grid, side), grid, height, width)
+    return grid_bias(table, grid, side, height, width)
 
 
 def map_bias(table: nn.Module, height: int, width: int, grid: int) -> Tensor:
@@ -62,7 +50,7 @@ def map_bias(table: nn.Module, height: int, width: int, grid: int) -> Tensor:
 
     The start token has three buckets behind the cells': for all that it sees, for all that see it, and for itself.
     """
-    cells = resize_pairs(grid_bias(table, grid, grid), grid, height, width)
+    cells = grid_bias(table, grid, grid, height, width)
     heads, length, _ = cells.shape
     sees, seen, itself = _by_head(table)[:, -3:].unbind(1)
     row = sees[:, None, None].expand(heads, 1, length)
@@ -70,18 +58,29 @@ def map_bias(table: nn.Module, height: int, width: int, grid: int) -> Tensor:
     return torch.cat([column, torch.cat([row, cells], 1)], 2)
 
 
-def grid_bias(table: nn.Module, grid: int, side: int) -> Tensor:
-    """(H, L, L) of a square of ``grid`` cells a side, L = grid^2, out of a table for grids of ``side``.
+def grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int) -> Tensor:
+    """(H, L, L) of a square of ``grid`` cells a side, out of a table for grids of ``side``, resized to (height, width).
 
     The table is itself a picture of offsets, in which a cell (y, x) that looks at (y', x') finds its bias at
     (y - y' + side - 1, x - x' + side - 1): what one cell sees is a window of it, turned by half a turn. Windows have a quick
-    gradient, which a look-up of L^2 buckets has not.
+    gradient, which a look-up of L^2 buckets has not. Rows and columns are resized by themselves, columns while there are few
+    of them: bilinear resizing of all that each cell sees, and then of the cells, is the same.
     """
     span = 2 * side - 1
-    offsets = _by_head(table)[:, : span**2].unflatten(1, (span, span))
     used = slice(side - grid, side + grid - 1)
-    windows = offsets[:, used, used].unfold(1, grid, 1).unfold(2, grid, 1)  # (H, y, x, y', x')
-    return windows.flip(3, 4).flatten(3, 4).flatten(1, 2)
+    offsets = _by_head(table)[:, : span**2].unflatten(1, (span, span))[:, used, used]
+    across = _windows(offsets, grid, width)  # (H, 2 grid - 1, x, x')
+    both = _windows(across.permute(0, 2, 3, 1), grid, height)  # (H, x, x', y, y')
+    return both.permute(0, 3, 1, 4, 2).flip(3, 4).flatten(3, 4).flatten(1, 2)
+
+
+def _windows(offsets: Tensor, grid: int, length: int) -> Tensor:
+    """Offsets (..., 2 grid - 1) -> pairs (..., grid, grid), what is looked at in reversed order, resized to ``length`` each."""
+    pairs = offsets.unfold(-1, grid, 1)
+    if length == grid:
+        return pairs
+    resized = F.interpolate(pairs.flatten(1, -3), (length, length), mode="bilinear", align_corners=False)
+    return resized.unflatten(1, pairs.shape[1:-2])
 
 
 def absolute_bias(queries: nn.Linear, keys: nn.Linear, at: Tensor, of: Tensor, heads: int) -> Tensor:

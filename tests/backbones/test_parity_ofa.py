@@ -63,9 +63,9 @@ def test_buckets(dump: Any) -> None:
     assert digest(map_bias(numbered(32), 32, 32, 32)[0]) == dump["buckets"]["decoder.seg_rp_bucket"]["sha256_int64_le"]
     # the encoder's has a start token too, which nothing asks about here
     assert digest(map_bias(numbered(42), 42, 42, 42)[0]) == dump["buckets"]["encoder.image_rp_bucket"]["sha256_int64_le"]
-    assert torch.equal(grid_bias(numbered(42), 42, 42)[0], map_bias(numbered(42), 42, 42, 42)[0, 1:, 1:])
+    assert torch.equal(grid_bias(numbered(42), 42, 42, 42, 42)[0], map_bias(numbered(42), 42, 42, 42)[0, 1:, 1:])
     part = torch.arange(42**2).view(42, 42)[:32, :32].flatten()  # a smaller grid sees the same offsets
-    assert torch.equal(grid_bias(numbered(42), 32, 42), grid_bias(numbered(42), 42, 42)[:, part][:, :, part])
+    assert torch.equal(grid_bias(numbered(42), 32, 42, 32, 32), grid_bias(numbered(42), 42, 42, 42, 42)[:, part][:, :, part])
 
 
 def numbered(side: int) -> nn.Embedding:
