@@ -124,7 +124,8 @@ def test_relative_positions_of_a_picture_are_those_of_the_trained_grid_resized(h
         encoder = copy.deepcopy(encoder)
         for part in (encoder.pos_q_linear, encoder.pos_k_linear):
             part.bias.zero_()
-        for table, bias in zip(encoder.image_rel_pos_table_list, encoder.biases(rows, (height, width)), strict=True):
+        biases = encoder.biases(rows, (height, width), torch.zeros(1, len(rows), dtype=torch.bool))
+        for table, (bias,) in zip(encoder.image_rel_pos_table_list, biases, strict=True):
             trained = table.weight[bucket_GGGG]
             expected = torch.einsum("ya,xb,vc,wd,abcdh->hyxvw", up_YG, up_XG, up_YG, up_XG, trained)
             found = bias[:, : height * width, : height * width]
