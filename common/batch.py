@@ -18,6 +18,7 @@ class Item(TypedDict, total=False):
     name: str
     index: int
     error: str  # in predict: why the picture could not be read; image is then missing
+    time: int  # of a film's frame, in the film's ticks from its first one
 
 
 class Batch(TypedDict, total=False):
@@ -31,6 +32,7 @@ class Batch(TypedDict, total=False):
     name: list[str]
     index: list[int]
     error: list[str]
+    time: list[int]
 
 
 def to_unit(image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures: any files and any words, for ``predict``."""
+"""Pictures: any files and any words, for ``predict``; the frames of a film are pictures, too."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
 
 from common.batch import Item
+from common.distributed import rank_and_world
 from common.errors import UserError
 from common.files import walk
 from common.images import SUFFIXES, read_image
 from common.values import Count, Natural
-from datamodules.base import DataModule
+from datamodules.base import DataModule, collate
+from datamodules.reading.films import Film, Frames, is_film
 from evaluation.vocabulary import Vocabulary
 
 WRITTEN = ("labels", "overlays", "segments", "exports")  # folders beside a predictions.json
 
 
 class Pictures(DataModule):
-    """A picture or all pictures below a folder, asked with free text or the words of a known vocabulary.
+    """A picture, all pictures below a folder or a film, asked with free text or the words of a known vocabulary.
+
+    Attributes:
+        film: whose frames these are; None of pictures.
 
     Args:
-        images: a picture or a folder.
+        images: a picture, a folder (its films are left out) or a film.
         classes: ``"cat; dog, puppy; sky"``, a text file of classes, or the name of a vocabulary.
         batch_size: pictures per step.
         num_workers: loader processes.
@@ -35,15 +40,33 @@ class Pictures(DataModule):
         super().__init__(vocabulary.with_background() if background else vocabulary, batch_size, num_workers)
         self.images = Path(images)
         self.root = self.images if self.images.is_dir() else self.images.parent
+        self.film = Film.opened(self.images) if is_film(self.images) and self.images.is_file() else None
+        self.predicts = "frames" if self.film else "pictures"
         self.files = find_images(self.images)
 
     @property
     def items(self) -> Dataset[Item]:
-        """The pictures, read as they are asked for."""
+        """The pictures, read as they are asked for.
+
+        Raises:
+            UserError: a film, whose frames only come one after the other.
+        """
+        if self.film:
+            raise UserError(f"'{self.images}' is a film, and pictures are needed. Give a folder of its frames.")
         return _Files(self.files, self.root)
 
+    @property
+    def expected_batches(self) -> int:
+        """How many there will be of a film, whose length nobody knows before its end; 0 where that is not known either."""
+        return -(-self.film.expected // self.batch_size) if self.film else 0
+
     def predict_dataloader(self) -> DataLoader[Item]:
-        return self.loader(self.items)
+        if self.film is None:
+            return self.loader(self.items)
+        if rank_and_world()[1] > 1:
+            raise UserError("the frames of a film come one after the other, through one process. Set --trainer.devices 1.")
+        workers = min(self.num_workers, 1)  # several would each decode the whole film
+        return DataLoader(Frames(self.film), self.batch_size, num_workers=workers, collate_fn=collate)
 
 
 def find_images(path: Path) -> list[Path]:
@@ -55,15 +78,19 @@ def find_images(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.exists():
-        raise UserError(f"'{path}' does not exist. Give a picture or a folder of pictures.")
-    files = []
+        raise UserError(f"'{path}' does not exist. Give a picture, a folder of pictures or a film.")
+    files, films = [], []
     for folder, below, names in walk(path):
         if "predictions.json" in names:
             below[:] = [name for name in below if name not in WRITTEN]
         files += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
+        films += [Path(folder, name) for name in names if is_film(Path(name))]
     files = sorted(file for file in files if file.is_file())
+    hint = f" A film is given by itself: --images '{min(films)}'." if films else ""
     if not files:
-        raise UserError(f"no pictures found in '{path}' (looked for {', '.join(sorted(SUFFIXES))}).")
+        raise UserError(f"no pictures found in '{path}' (looked for {', '.join(sorted(SUFFIXES))}).{hint}")
+    if hint:
+        print(f"note: films in '{path}' are left out.{hint}", flush=True)
     return files
 
 
