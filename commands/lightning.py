@@ -41,11 +41,12 @@ from reporting.progress import Progress
 from reporting.recorder import SaveResults, SaveTraining
 from reporting.run_config import SaveRun, new_folder, prepare_wandb
 from reporting.smoothing import Smooth
+from reporting.tiles import SaveTiles
 
 RUNS = "runs"  # where results go, unless the user says otherwise
 FILE_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 RUN_FOLDER = "(the run's folder)"  # where they write if nothing else is said
-SAVES = {"pictures": SavePredictions, "frames": SaveFilm}  # by what predict goes through
+SAVES = {"pictures": SavePredictions, "frames": SaveFilm, "tiles": SaveTiles}  # by what predict goes through
 METHODS = methods.METHODS  # imports them, so that their class names are known
 
 
@@ -276,6 +277,7 @@ def quiet() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",  # a test does not write any
         ".*smaller than the logging interval.*",
         ".*across ranks is zero.*",  # fit without a benchmark has nothing to validate
+        "Dataset has no geotransform.*",  # most pictures are no maps
         ".*LeafSpec.*",  # lightning 2.6 on torch 2.13
         ".*deprecated.*jsonargparse.*",
         ".*`isinstance\\(treespec.*",

@@ -33,7 +33,7 @@ class SaveFilm(SavePredictions):
 
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_predict_start(trainer, pl_module)
-        self.film = trainer.datamodule.film
+        self.film = trainer.datamodule.stream.film
         self.shares = Shares(pl_module.vocabulary.names)
         stem = self.film.path.stem
         self.labels = self.unfinished.enter_context(atomic_folder(self.folder / "labels" / stem))

@@ -54,13 +54,17 @@ class SavePredictions(Callback):
             if is_padding_sample(item["index"]):
                 continue
             if result is None:
-                self.failed.append((item["name"], item["error"]))
+                self.fail(item)
             else:
                 self.save(item, result, pl_module.vocabulary)
 
     def save(self, item: Item, result: LabelMap, vocabulary: Vocabulary) -> None:
         """Writes what was found in an item."""
         self.rows.append(save_picture(self.folder, item["name"], item["image"], result, vocabulary))
+
+    def fail(self, item: Item) -> None:
+        """Notes what could not be read."""
+        self.failed.append((item["name"], item["error"]))
 
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         self.rows = sorted(gathered(self.rows), key=lambda row: row["picture"])

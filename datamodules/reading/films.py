@@ -90,7 +90,7 @@ class Frames(IterableDataset[Item]):
     """The frames of a film as items that are named as numbered pictures of a folder are: ``holiday/000001`` and so on."""
 
     def __init__(self, film: Film) -> None:
-        self.film = film
+        self.film, self.expected = film, film.expected
 
     def __iter__(self) -> Iterator[Item]:
         for index, (time, image) in enumerate(self.film.frames()):

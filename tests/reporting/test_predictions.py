@@ -72,7 +72,8 @@ def test_a_picture_too_large_is_named_and_the_others_are_done(tmp_path: Path, ca
     Image.new("1", (20000, 8000)).save(tmp_path / "satellite.png")
     options = ["--images", str(tmp_path), "--classes", "a: b; null", "--output", str(tmp_path / "out")]
     assert cli.main(["predict", *SCLIP, *options]) == 2
-    assert "satellite.png' has 160 megapixels; at most 100 are read. Make a smaller copy of it." in capsys.readouterr().err
+    says = "satellite.png' has 160 megapixels; at most 100 are read. Make a smaller copy of it; predict --tile 1024 cuts it up."
+    assert says in capsys.readouterr().err
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert content["vocabulary"] == ["a: b", "null"]  # words are text, whatever YAML would make of them
     assert [row["picture"] for row in content["pictures"]] == ["a.png"]
