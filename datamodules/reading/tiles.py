@@ -136,7 +136,8 @@ def _opened(path: Path) -> Iterator[Any]:
 def _orientation(path: Path) -> int:
     """As a camera says it; 1 is upright, and what Pillow knows nothing of."""
     with suppress(OSError, ValueError, SyntaxError), Image.open(path) as image:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        header = Image.Image.getexif(image)  # a PNG's own would decode the whole picture
+        return int(header.get(ExifTags.Base.Orientation, 1))
     return 1
 
 
