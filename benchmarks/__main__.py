@@ -17,7 +17,8 @@ NAMES = ("metric", "label_map", "windows", "loading", "image_free", "views", "mi
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    threads, load = torch.get_num_threads(), os.getloadavg()[0]
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, load {load:.1f}, torch {torch.__version__}")
     for name in sys.argv[1:] or NAMES:
         for ratio in importlib.import_module(f"benchmarks.{known('benchmark', name, NAMES)}").run():
             print(ratio, flush=True)

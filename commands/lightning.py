@@ -35,15 +35,18 @@ from common.files import read_yaml, shipped, writable_folder
 from common.weights import read_checkpoint
 from reporting.checkpoints import AtomicCheckpointIO, default_checkpoints, last_checkpoint
 from reporting.exporting import Exports, SaveExports
+from reporting.film import SaveFilm
 from reporting.predictions import SavePredictions
 from reporting.progress import Progress
 from reporting.recorder import SaveResults, SaveTraining
 from reporting.run_config import SaveRun, new_folder, prepare_wandb
 from reporting.smoothing import Smooth
+from reporting.tiles import SaveTiles
 
 RUNS = "runs"  # where results go, unless the user says otherwise
 FILE_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 RUN_FOLDER = "(the run's folder)"  # where they write if nothing else is said
+SAVES = {"pictures": SavePredictions, "frames": SaveFilm, "tiles": SaveTiles}  # by what predict goes through
 METHODS = methods.METHODS  # imports them, so that their class names are known
 
 
@@ -127,7 +130,7 @@ class ZeroLabelCLI(LightningCLI):
         """Adds what writes the results; it is no option of the user's."""
         self.predictions: SavePredictions | None = None
         if self.subcommand == "predict":
-            self.predictions = SavePredictions(Path(self.config.predict.trainer.default_root_dir))
+            self.predictions = SAVES[self.datamodule.predicts](Path(self.config.predict.trainer.default_root_dir))
         own: list[Any] = [self.predictions or SaveResults()] if self.subcommand is not None else []
         if self.predictions and self.smooth:
             own.insert(0, self.smooth)  # before what writes
@@ -274,6 +277,7 @@ def quiet() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",  # a test does not write any
         ".*smaller than the logging interval.*",
         ".*across ranks is zero.*",  # fit without a benchmark has nothing to validate
+        "Dataset has no geotransform.*",  # most pictures are no maps
         ".*LeafSpec.*",  # lightning 2.6 on torch 2.13
         ".*deprecated.*jsonargparse.*",
         ".*`isinstance\\(treespec.*",

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 from commands.export_options import EXPORT_OPTIONS, SWITCHES, exports_of, number
 from common.arguments import option_pairs, taken
 from common.files import shipped
+from common.values import Natural
+from datamodules.pictures import Tile
 from reporting.exporting import Exports
 from reporting.smoothing import Memory, Smooth
 
 DATA_OPTIONS, SMOOTH = ("--images", "--classes"), "--smooth"
+TILE_OPTIONS = {"--tile": Tile, "--overlap": Natural}
 CONFIG = "configs/training_free/photographs.yaml"
 NAMES_A_METHOD = {"--config", "-c", "--model", "--ckpt_path"}
 BETTER = "--config configs/training_free/sclip.yaml --config configs/backbones/clip_vit_b16.yaml"
@@ -19,13 +22,16 @@ TOWER = (
     "tower: packaged (EfficientNet-Lite2 read through ImageNet's class names, no download); what is none of the classes is "
     f"background. Better, with a download of 600 MB: {BETTER} (more towers: configs/backbones/)"
 )
-PREDICT_HELP = """predict: --images PATH (a picture or a folder), --classes "cat; dog, puppy; sky" (or a .txt file) and
+PREDICT_HELP = """predict: --images PATH (a picture, a folder or a film), --classes "cat; dog, puppy; sky" (or a .txt file) and
 --output DIR are short for --data Pictures --data.images ... --data.classes ... and the folder to write to.
 Without --config, photographs are segmented by the packaged tower, and what is none of the classes is background.
 --export FORMAT[,FORMAT] also writes OUTPUT/exports/FORMAT for other tools: coco, cvat, fiftyone, labelme, labelstudio, voc.
 Of what is exported: --instances makes a region of each connected part of a class, and not of all its pixels; --min_area N
 leaves out regions of fewer pixels, --unsure P pixels whose probability is under P.
---smooth M of numbered frames: each pixel's class is voted on by this frame and, with weight M (0 to 0.99), by those before.
+--smooth M of a film or of numbered frames: each pixel's class is voted on by this frame and, with weight M (0 to 0.99), by
+those before.
+--tile N cuts pictures into tiles of N x N pixels, each segmented as if it were a picture, --overlap N of them shared by
+neighbours (a quarter if not given): for huge and georeferenced pictures, whose label maps become GeoTIFFs.
 """
 
 
@@ -48,9 +54,10 @@ def predict_options(options: list[str]) -> PredictOptions:
         UserError: one of the short options without a value, or with a wrong one.
     """
     by_default = not NAMES_A_METHOD & {option for option, _ in option_pairs([*options, ""])}
-    given, left = taken(options, (*DATA_OPTIONS, "--output", SMOOTH, *EXPORT_OPTIONS), SWITCHES)
+    given, left = taken(options, (*DATA_OPTIONS, *TILE_OPTIONS, "--output", SMOOTH, *EXPORT_OPTIONS), SWITCHES)
     kept = ["--config", shipped(CONFIG), *left] if by_default else left
     data: dict[str, Any] = {option.removeprefix("--"): given[option] for option in DATA_OPTIONS if option in given}
+    data |= {o.removeprefix("--"): number(o, given[o], hint) for o, hint in TILE_OPTIONS.items() if o in given}
     if data:
         data |= {"background": True} if by_default else {}
         at = next((i for i, option in enumerate(kept) if option.startswith("--data.")), len(kept))

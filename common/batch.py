@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 IGNORED = 255  # the class id of a pixel that does not count
+Box = tuple[int, int, int, int]  # top, left, bottom, right
 
 
 class Item(TypedDict, total=False):
@@ -18,6 +19,10 @@ class Item(TypedDict, total=False):
     name: str
     index: int
     error: str  # in predict: why the picture could not be read; image is then missing
+    time: int  # of a film's frame, in the film's ticks from its first one
+    origin: tuple[int, int]  # of a tile: top and left of it in its picture,
+    kept: Box  # the part of the picture that it is to be used for,
+    valid: Tensor  # and which of its pixels (H, W) hold data
 
 
 class Batch(TypedDict, total=False):
@@ -31,6 +36,10 @@ class Batch(TypedDict, total=False):
     name: list[str]
     index: list[int]
     error: list[str]
+    time: list[int]
+    origin: list[tuple[int, int]]
+    kept: list[Box]
+    valid: list[Tensor]
 
 
 def to_unit(image: Tensor) -> Tensor:

@@ -15,15 +15,18 @@ GAP = 4  # pixels between pictures side by side
 def label_image(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
     """Mode P image whose values are train ids; 255 is white."""
     image = Image.fromarray(labels)
-    colours = np.full((256, 3), 255, np.uint8)
-    colours[: len(palette)] = palette
-    image.putpalette(colours.tobytes())
+    image.putpalette(palette_of_256(palette).tobytes())
     return image
+
+
+def palette_of_256(palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(256, 3): the colours of the classes, and white for what is none."""
+    return np.concatenate([palette, np.full((256 - len(palette), 3), 255, np.uint8)])
 
 
 def blend(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
     """The picture in grey under its classes' colours, with white lines between classes."""
-    colours = np.concatenate([palette, np.full((256 - len(palette), 3), 255, np.uint8)])
+    colours = palette_of_256(palette)
     mixed = (0.4 * pixels.mean(-1, keepdims=True) + 0.6 * colours[labels]).astype(np.uint8)
     edge = np.zeros(labels.shape, bool)
     edge[1:] |= labels[1:] != labels[:-1]
@@ -42,7 +45,7 @@ def tint(
     pixels: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray[np.uint8], background: int | None = None
 ) -> Image.Image:
     """The picture with a touch of its classes' colours and their outlines; what is background stays as it is."""
-    colours = np.concatenate([palette, np.full((256 - len(palette), 3), 255, np.uint8)])
+    colours = palette_of_256(palette)
     share = np.full((*labels.shape, 1), TINT, np.float32)
     share[outlines(labels, max(1, min(labels.shape) // 200))] = 1
     if background is not None:

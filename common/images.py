@@ -100,7 +100,7 @@ def _opened(data: bytes, what: str) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 megapixels = f"{image.width * image.height / 1e6:.0f} megapixels; at most {MAX_PIXELS / 1e6:.0f} are read"
-                raise UserError(f"{what} has {megapixels}. Make a smaller copy of it.")
+                raise UserError(f"{what} has {megapixels}. Make a smaller copy of it; predict --tile 1024 cuts it up.")
             if image.format == "PNG":
                 image.verify()  # the checksums, which reading passes over
         with Image.open(io.BytesIO(data)) as image:

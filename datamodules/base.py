@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, ABCMeta, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning
 import torch
@@ -54,6 +54,7 @@ class DataModule(lightning.LightningDataModule, metaclass=Checked):
     """
 
     label_spaces: tuple[str, ...] = ()
+    predicts: Literal["pictures", "frames", "tiles"] = "pictures"  # what an item is in predict
     train_batch_size: int = 0  # per process; 0 where there is nothing to train on
 
     def __init__(self, vocabulary: Vocabulary, batch_size: Count = 4, num_workers: Natural = 1, limit: Natural = 0) -> None:

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, sym_max
 
+from common.batch import Box
 from common.sizes import side_lengths, whole
 from evaluation.rules import Windows
-
-Box = tuple[int, int, int, int]  # top, left, bottom, right
 
 
 @dataclass(frozen=True)

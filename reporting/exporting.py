@@ -40,6 +40,8 @@ class SaveExports(Callback):
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         """Says what stands against a format before the first picture is segmented."""
         data = trainer.datamodule
+        if data.predicts != "pictures":
+            raise UserError(f"--export describes whole pictures, not {data.predicts}; leave it away. docs/films_and_tiles.md")
         names = [str(file.relative_to(data.root)) for file in data.files]
         for name in self.exports.formats:
             FORMATS[name]().check(pl_module.vocabulary, names)

@@ -1,4 +1,4 @@
-"""predictions.html: every picture beside its overlay, with the classes found and their shares, in pages."""
+"""predictions.html: every picture, or film, beside its overlay, with the classes found and their shares, in pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reporting.class_colours import css
 PICTURES_A_PAGE = 100
 
 
-def write_pages(folder: Path, root: Path, rows: list[dict[str, Any]], vocabulary: Vocabulary) -> None:
+def write_pages(folder: Path, root: Path, rows: list[dict[str, Any]], vocabulary: Vocabulary, title: str) -> None:
     """``predictions.html`` and, where there are more pictures than one page shows, ``predictions-2.html`` and so on.
 
     The pages hold links, not pictures: they work as long as the pictures stay where they are, and stay small.
@@ -26,6 +26,7 @@ def write_pages(folder: Path, root: Path, rows: list[dict[str, Any]], vocabulary
         root: folder that the pictures' names start from.
         rows: of ``predictions.json``.
         vocabulary: what was asked, for the colours.
+        title: how much there is to see.
     """
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("predictions.html.j2")
     parts = [rows[start : start + PICTURES_A_PAGE] for start in range(0, len(rows), PICTURES_A_PAGE)] or [[]]
@@ -33,12 +34,17 @@ def write_pages(folder: Path, root: Path, rows: list[dict[str, Any]], vocabulary
     colours = {name: css(rgb) for name, rgb in zip(vocabulary.names, vocabulary.palette.tolist(), strict=True)}
     for number, part in enumerate(parts):
         entries = [
-            {**row, "source": link(root / row["picture"], folder), "overlay": quote(f"overlays/{row['picture']}.png")}
+            {**row, "source": link(root / row["picture"], folder), "overlay": quote(f"overlays/{overlay_name(row)}")}
             for row in part
         ]
-        text = page.render(entries=entries, colours=colours, names=names, number=number, total=len(rows))
+        text = page.render(entries=entries, colours=colours, names=names, number=number, title=title)
         with atomic_path(folder / names[number]) as path:
             path.write_text(text, encoding="utf-8")
+
+
+def overlay_name(row: dict[str, Any]) -> str:
+    """A picture's overlay is called after it; a film has its own name for its own."""
+    return str(row.get("overlay", f"{row['picture']}.png"))
 
 
 def page_name(number: int) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.callbacks import Callback
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from common.batch import Item
 from common.distributed import gathered, is_padding_sample
 from common.drawing import blend, label_image, tint, token_colours, with_legend
 from common.files import atomic_path, writable_folder
@@ -19,6 +21,7 @@ from evaluation.label_map import LabelMap
 from evaluation.protocol import Protocol
 from evaluation.vocabulary import Vocabulary
 from reporting.prediction_pages import write_pages
+from reporting.shares import Shares
 
 
 class SavePredictions(Callback):
@@ -35,21 +38,33 @@ class SavePredictions(Callback):
         self.rows: list[dict[str, Any]] = []
         self.failed: list[tuple[str, str]] = []
 
+    @property
+    def done(self) -> str:
+        """How much was segmented, in words."""
+        return f"{len(self.rows)} pictures"
+
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         writable_folder(self.folder)
 
     def on_predict_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        vocabulary = pl_module.vocabulary
-        fields = [batch[key] for key in ("index", "name", "image", "error")]
-        for index, name, image, error, result in zip(*fields, outputs, strict=True):
-            if is_padding_sample(index):
+        for place, result in enumerate(outputs):
+            item: Item = {key: values[place] for key, values in batch.items()}  # type: ignore[assignment]
+            if is_padding_sample(item["index"]):
                 continue
             if result is None:
-                self.failed.append((name, error))
-                continue
-            self.rows.append(save_picture(self.folder, name, image, result, vocabulary))
+                self.fail(item)
+            else:
+                self.save(item, result, pl_module.vocabulary)
+
+    def save(self, item: Item, result: LabelMap, vocabulary: Vocabulary) -> None:
+        """Writes what was found in an item."""
+        self.rows.append(save_picture(self.folder, item["name"], item["image"], result, vocabulary))
+
+    def fail(self, item: Item) -> None:
+        """Notes what could not be read."""
+        self.failed.append((item["name"], item["error"]))
 
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         self.rows = sorted(gathered(self.rows), key=lambda row: row["picture"])
@@ -57,8 +72,8 @@ class SavePredictions(Callback):
         if not trainer.is_global_zero:
             return
         save_rows(self.folder, pl_module.vocabulary, pl_module.protocol, self.rows, self.failed)
-        write_pages(self.folder, trainer.datamodule.root, self.rows, pl_module.vocabulary)
-        print(f"{len(self.rows)} pictures segmented: label maps, overlays and predictions.json are in {self.folder};")
+        write_pages(self.folder, trainer.datamodule.root, self.rows, pl_module.vocabulary, self.done)
+        print(f"{self.done} segmented: label maps, overlays and predictions.json are in {self.folder};")
         print(f"look at {self.folder / 'predictions.html'}")
         for _, error in self.failed:
             print(f"error: {error}", file=sys.stderr)
@@ -68,14 +83,14 @@ class SavePredictions(Callback):
 
 def save_picture(folder: Path, name: str, image: Tensor, result: LabelMap, vocabulary: Vocabulary) -> dict[str, Any]:
     """Writes what there is to see of a picture (3, H, W) in [0, 1]; returns its row of ``predictions.json``."""
-    pixels = (image.permute(1, 2, 0).cpu().numpy() * 255 + 0.5).astype(np.uint8)
+    pixels = as_bytes(image)
     labels = result.labels.cpu().numpy()
-    _save(label_image(labels, vocabulary.palette), folder / "labels" / f"{name}.png")
+    save_png(label_image(labels, vocabulary.palette), folder / "labels" / f"{name}.png")
     overlay = tint(pixels, labels, vocabulary.palette, vocabulary.background)
-    _save(with_legend(overlay, labels, vocabulary), folder / "overlays" / f"{name}.png")
+    save_png(with_legend(overlay, labels, vocabulary), folder / "overlays" / f"{name}.png")
     if result.segments is not None:
         segments = result.segments.cpu().numpy().astype(np.uint8)
-        _save(blend(pixels, segments, token_colours()), folder / "segments" / f"{name}.png")
+        save_png(blend(pixels, segments, token_colours()), folder / "segments" / f"{name}.png")
     return {"picture": name, "size": list(labels.shape), "classes": summary(result, vocabulary.names)}
 
 
@@ -95,17 +110,20 @@ def save_rows(
 
 def summary(result: LabelMap, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Per class found: its share of the picture and the mean probability of its pixels, largest first."""
-    counts = np.bincount(result.labels.cpu().numpy().ravel(), minlength=len(names))[: len(names)]  # not what is 255
-    score = None if result.score is None else result.score.float().cpu().numpy()
-    labels = result.labels.cpu().numpy()
-    return {
-        names[k]: {"area": round(counts[k] / labels.size, 4)}
-        | ({} if score is None else {"score": round(float(score[labels == k].mean()), 4)})
-        for k in np.argsort(-counts, kind="stable")
-        if counts[k]
-    }
+    return Shares(names).add(*on_cpu(result)).summary()
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def on_cpu(result: LabelMap) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    """Labels (H, W) and, where there are some, their probabilities."""
+    return result.labels.cpu().numpy(), None if result.score is None else result.score.float().cpu().numpy()
+
+
+def as_bytes(image: Tensor) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) of a picture (3, H, W) in [0, 1]."""
+    return (image.permute(1, 2, 0).cpu().numpy() * 255 + 0.5).astype(np.uint8)
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Whole or not at all."""
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")

@@ -32,6 +32,12 @@ class Progress(RichProgressBar):
         left = self.done % steps + trainer.max_steps - self.done
         return min(trainer.num_training_batches, left * trainer.accumulate_grad_batches)
 
+    @property
+    def total_predict_batches_current_dataloader(self) -> int | float:
+        """Of what comes as a stream, such as a film, as many as its header promises."""
+        expected = getattr(self.trainer.datamodule, "expected_batches", 0)  # type: ignore[attr-defined]  # Lightning sets it
+        return expected or super().total_predict_batches_current_dataloader
+
     def _get_train_description(self, current_epoch: int) -> str:
         steps, name = self.steps_per_epoch, type(self.trainer.lightning_module).__name__
         if steps is None:

@@ -1,4 +1,4 @@
-"""``predict --smooth``: label maps of numbered frames without flicker, by an exponential mean of each pixel's votes.
+"""``predict --smooth``: label maps of a film or of numbered frames without flicker, by an exponential mean of votes.
 
 A frame's vote at a pixel is the probability of its class. With a memory m in [0, 1), frame t, class k and pixel x,
 
@@ -57,7 +57,10 @@ class Votes:
 
 
 class Smooth(Callback):
-    """Smooths what ``predict`` has found before other callbacks see it; frames are the pictures of a folder, by their names."""
+    """Smooths what ``predict`` has found before other callbacks see it.
+
+    Frames are those of a film, or the pictures of a folder in the order of their names.
+    """
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
@@ -67,6 +70,8 @@ class Smooth(Callback):
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.world_size > 1:
             raise UserError("--smooth goes from frame to frame, which one process must see. Set --trainer.devices 1.")
+        if trainer.datamodule.predicts == "tiles":
+            raise UserError("--smooth goes from frame to frame, and tiles are none. Leave --smooth or --tile away.")
 
     def on_predict_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -95,22 +96,30 @@ runpy.run_path({str(ROOT / "docs" / "run_exported.py")!r})
 
 
 def test_a_trained_network_as_pt2(tmp_path: Path) -> None:
-    """FreeSeg's network from a checkpoint alone."""
+    """FreeSeg's network from a checkpoint alone, against ``predict`` with the same checkpoint."""
     model = METHODS["FreeSeg"]()
     for parameter in model.network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     checkpoint = {
         "state_dict": model.state_dict(),
+        "pytorch-lightning_version": lightning.__version__,
         "hyper_parameters": dict(model.hparams) | {"_class_path": "methods.FreeSeg"},
     }
     model.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, tmp_path / "m.ckpt")
     assert cli.main(["export", *asked(tmp_path / "m.pt2", "--ckpt_path", str(tmp_path / "m.ckpt"))]) == 0
-    model.use_vocabulary(CLASSES)
-    picture = pictures()[1]
-    expected = model.segment(torch.from_numpy(picture[0])).labels.numpy()
-    assert len(np.unique(expected)) > 1
-    assert (runner(tmp_path / "m.pt2")(picture) == expected).mean() > 0.9995
+    (tmp_path / "in").mkdir()
+    for number, picture in enumerate(pictures()):
+        Image.fromarray(picture[0].transpose(1, 2, 0)).save(tmp_path / "in" / f"{number}.png")
+    options = ["--ckpt_path", str(tmp_path / "m.ckpt"), "--images", str(tmp_path / "in"), "--classes", CLASSES]
+    assert cli.main(["predict", *options, "--output", str(tmp_path), "--trainer.accelerator=cpu"]) == 0
+    run, shown = runner(tmp_path / "m.pt2"), set()
+    for number, picture in enumerate(pictures()):
+        with Image.open(tmp_path / "labels" / f"{number}.png.png") as image:
+            expected = np.asarray(image)
+        shown |= set(np.unique(expected))
+        assert (run(picture) == expected).mean() > 0.9995
+    assert len(shown) > 1
     assert read_legend(tmp_path / "m.pt2")["method"] == "FreeSeg"
 
 

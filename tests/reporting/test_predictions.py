@@ -51,7 +51,7 @@ def test_a_second_run_into_the_same_folder_segments_the_same_pictures(tmp_path: 
 def test_thousands_of_pictures_come_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction_pages, "PICTURES_A_PAGE", 2)
     rows = [{"picture": f"{i}.jpg", "size": [4, 6], "classes": {"cat": {"area": 0.004, "score": 0.5}}} for i in range(5)]
-    write_pages(tmp_path, tmp_path, rows, Vocabulary.parse("cat; <dog>"))
+    write_pages(tmp_path, tmp_path, rows, Vocabulary.parse("cat; <dog>"), "5 pictures")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions-2.html", "predictions-3.html", "predictions.html"]
     last = (tmp_path / "predictions-3.html").read_text()
     assert ('src="4.jpg"' in last, 'href="predictions.html"' in last, "&lt; 1 %" in last) == (True, True, True)
@@ -72,7 +72,8 @@ def test_a_picture_too_large_is_named_and_the_others_are_done(tmp_path: Path, ca
     Image.new("1", (20000, 8000)).save(tmp_path / "satellite.png")
     options = ["--images", str(tmp_path), "--classes", "a: b; null", "--output", str(tmp_path / "out")]
     assert cli.main(["predict", *SCLIP, *options]) == 2
-    assert "satellite.png' has 160 megapixels; at most 100 are read. Make a smaller copy of it." in capsys.readouterr().err
+    says = "satellite.png' has 160 megapixels; at most 100 are read. Make a smaller copy of it; predict --tile 1024 cuts it up."
+    assert says in capsys.readouterr().err
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert content["vocabulary"] == ["a: b", "null"]  # words are text, whatever YAML would make of them
     assert [row["picture"] for row in content["pictures"]] == ["a.png"]
