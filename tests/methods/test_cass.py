@@ -1,4 +1,7 @@
-"""CASS: its graph and its texts against their formulas written out, its numbers and label maps against the released ones."""
+"""CASS: its graph and its texts against their formulas written out, its numbers and label maps against the released ones.
+
+``released_cass.npz`` holds what CASS@228ecdd answered, made as those of :mod:`tests.methods.test_released_path`.
+"""
 
 import json
 import re
@@ -15,7 +18,18 @@ from backbones.clip import CHECKPOINTS
 from common.errors import UserError
 from evaluation.windows import WindowScores
 from methods.cass import CASS, RELEASED, groups_of, turned
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_shared
+from tests.methods.test_proxy_clip import drawn_dino
+from tests.methods.test_released_path import agrees, drawn_clip
+
+RECORDED = Path(__file__).with_name("released_cass.npz")
+
+
+@needs_shared
+def test_label_maps_are_those_of_the_released_code(tmp_path: Path) -> None:
+    """Up to whole grey levels, also in what DINO sees, and to the approximation of the strongest eigenvectors, drawn there."""
+    dino = drawn_dino(tmp_path, 8, hidden_size=128, intermediate_size=512)
+    agrees(CASS(dino=dino, protocol="cass", **drawn_clip(tmp_path, 3)), "cass", 0.99, RECORDED)
 
 
 def drawn(*shape: int) -> Tensor:
