@@ -58,6 +58,11 @@ class PatchFeatures(nn.Module):
         return int(self.model.config.patch_size)
 
     @property
+    def heads(self) -> int:
+        """Of its attention."""
+        return int(self.model.config.num_attention_heads)
+
+    @property
     def prefix(self) -> int:
         """Tokens in front of the patches: the class token and registers."""
         return 1 + int(getattr(self.model.config, "num_register_tokens", 0))

@@ -39,6 +39,11 @@ class WindowScores:
         """(R, S)."""
         return self.image.shape[1], self.image.shape[2]
 
+    @property
+    def crops(self) -> Tensor:
+        """The windows themselves, (N, 3, H, W)."""
+        return torch.stack([self.image[:, top:bottom, left:right] for top, left, bottom, right in self.boxes])
+
     def merge(self, words: slice, size: tuple[int, int]) -> Tensor:
         """Scores (q, H, W) of some words at the original size.
 

@@ -9,17 +9,15 @@ Shapes: M windows of one picture, (h, w) DINO's grid of each, N = M*h*w, Q words
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.inference import Inference
-from evaluation.windows import WindowScores, overlaid, resize_image, score_windows
-from methods.second_tower import SecondTower
+from evaluation.windows import WindowScores, overlaid
+from methods.over_all_windows import OverAllWindows
 
 ALPHA, STEPS, TOLERANCE = 0.95, 10, 1e-6  # of the propagation; after ten steps it is stopped, solved or not
 NEIGHBOURS, GAMMA, SIGMA = 400, 3, 0.01  # of a patch; sharpness of likeness; how it fades, per pixel of distance
@@ -28,7 +26,7 @@ WHITE = torch.tensor([0.95047, 1.0, 1.08883])
 REACH, TAU = 6, 0.01  # pixels each way; of colours
 
 
-class LPOSS(SecondTower):
+class LPOSS(OverAllWindows):
     """See the module; the paper's second tower is DINO ViT-B/16.
 
     Args:
@@ -40,21 +38,13 @@ class LPOSS(SecondTower):
         super().__init__(rule="maskclip", **options)
         self.pixels = pixels
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Each picture as one window."""
-        read = self.read(images)
-        whole = [(0, 0, images.shape[2], images.shape[3])]
-        return torch.stack(
-            [self.spread(WindowScores(one[None], whole, image)).scores[0] for one, image in zip(read, images, strict=True)]
-        )
-
     def read(self, images: Tensor) -> Tensor:
         """CLIP's cosines and DINO's unit values of windows, (M, Q + C, h, w)."""
         values = F.normalize(self.dino(images, "values"), dim=1)
         dense = F.interpolate(self.dense(images), values.shape[2:], mode="bilinear", align_corners=False)
         return torch.cat([torch.einsum("bchw,qc->bqhw", F.normalize(dense, dim=1), self.text_QC), values], 1)
 
-    def spread(self, windows: WindowScores) -> WindowScores:
+    def together(self, windows: WindowScores) -> WindowScores:
         """A picture's windows as read, with the scores (M, Q, h, w) that their graph gives them."""
         scores, values = windows.scores.split([len(self.text_QC), windows.scores.shape[1] - len(self.text_QC)], 1)
         places = centres(windows, self.dino.stride)
@@ -70,34 +60,6 @@ class LPOSS(SecondTower):
         merged = overlaid(large, windows.boxes, windows.size)
         found = propagated(pixel_graph(windows.image), merged.flatten(1).T).T.unflatten(1, windows.size)
         return torch.stack([found[:, t:b, le:r] for t, le, b, r in windows.boxes])
-
-    @property
-    def inference(self) -> Inference:
-        plain = super().inference
-        return OverAllWindows(**vars(plain), read=self.read, spread=self.spread)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OverAllWindows(Inference):
-    """Inference whose windows are scored together.
-
-    Attributes:
-        read: windows (M, 3, H, W) -> what is read of each alone.
-        spread: what was read of all windows of a picture -> their scores.
-    """
-
-    read: Callable[[Tensor], Tensor]
-    spread: Callable[[WindowScores], WindowScores]
-
-    def _score(self, images: list[Tensor]) -> list[WindowScores]:
-        windows = self.protocol.windows
-        resized = [resize_image(image, windows) for image in images]
-        found = map(self.spread, score_windows(self.read, resized, windows, self.window_batch))
-        return [replace(one, scores=self._decided(one.scores)) for one in found]
-
-    def _decided(self, scores: Tensor) -> Tensor:
-        """With what the protocol does in each window."""
-        return replace(self, score=lambda _: scores, score_with_best=lambda _: (scores, None))._score_window(scores)
 
 
 def centres(windows: WindowScores, stride: int) -> Tensor:

@@ -83,7 +83,7 @@ def test_windows_of_a_picture_share_one_graph(pixels: bool) -> None:
     boxes = [(0, 0, 64, 64), (0, 32, 64, 96)]
     with torch.no_grad():
         read = model.read(torch.stack([image[:, t:b, le:r] for t, le, b, r in boxes]))
-        together = model.spread(WindowScores(read, boxes, image))
+        together = model.together(WindowScores(read, boxes, image))
     (found,) = model.score_images([image])
     torch.testing.assert_close(found.scores, together.scores)
     alone = torch.stack([model(image[None, :, t:b, le:r])[0] for t, le, b, r in boxes])

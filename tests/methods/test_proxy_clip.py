@@ -30,9 +30,9 @@ DINO: dict[str, Any] = {
 }
 
 
-def drawn_dino(folder: Path, patch: int) -> str:
+def drawn_dino(folder: Path, patch: int, **other: Any) -> str:
     """A folder of a DINO with drawn weights."""
-    model = ViTModel(ViTConfig(**DINO, patch_size=patch), add_pooling_layer=False)
+    model = ViTModel(ViTConfig(**DINO | other, patch_size=patch), add_pooling_layer=False)
     model.load_state_dict(drawn_groupvit({name: weight.shape for name, weight in model.state_dict().items()}))
     model.save_pretrained(folder / "dino")
     normalised = (CHECKPOINTS / "tiny_dino" / "preprocessor_config.json").read_text()
