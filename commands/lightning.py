@@ -127,7 +127,8 @@ class ZeroLabelCLI(LightningCLI):
         """Adds what writes the results; it is no option of the user's."""
         self.predictions: SavePredictions | None = None
         if self.subcommand == "predict":
-            self.predictions = SavePredictions(Path(self.config.predict.trainer.default_root_dir))
+            notes = dict(note for change in self.changes for note in getattr(change, "notes", {}).items())
+            self.predictions = SavePredictions(Path(self.config.predict.trainer.default_root_dir), notes)
         own: list[Any] = [*self.changes, self.predictions or SaveResults()] if self.subcommand is not None else []
         if self.predictions and self.exports:
             own.append(SaveExports(self.predictions.folder, self.exports))

@@ -1,7 +1,7 @@
 """A threshold for a stated risk, with a guarantee: conformal risk control (Angelopoulos et al. 2022, ICLR 2024).
 
-The loss of a picture is the share of its counted pixels that get a wrong class: a pixel that is rejected is not wrong. It lies in
-[0, 1] and can only fall as the threshold rises. With n labelled pictures, the smallest threshold t with
+The loss of a picture is the share of its counted pixels that get a wrong class: a pixel that is rejected is not wrong. It lies
+in [0, 1] and can only fall as the threshold rises. With n labelled pictures, the smallest threshold t with
 
     (sum of L_i(t) + 1) / (n + 1) <= R
 
@@ -12,6 +12,7 @@ them; nothing is said of a single picture, nor of pictures of another kind, anot
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,11 @@ class Risks:
 
     @classmethod
     def of(cls, asked: dict[str, Any], data: str, histogram: Tensor, losses: Tensor, judged: int) -> Risks:
-        """From the counts of :class:`evaluation.selective.RiskCoverage`, without thresholds that reject no more than the last."""
+        """From the counts of :class:`evaluation.selective.RiskCoverage`, without thresholds that reject no more than others."""
         size, wrong = (part.flip(0) for part in kept(histogram))
         told = torch.cat([histogram.new_ones(1), histogram.sum(0)[:-1]]) > 0  # else it keeps what the one before keeps
-        rows = (THRESHOLDS.to(told.device), losses.double() / UNIT / max(judged, 1), size / size[0], wrong / size.clamp_min(1))
+        shares = size / size[0].clamp_min(1), wrong / size.clamp_min(1)
+        rows = (THRESHOLDS.to(told.device), losses.double() / UNIT / max(judged, 1), *shares)
         thresholds, loss, coverage, risk = ([float(f"{x:.{DIGITS}g}") for x in row[told].tolist()] for row in rows)
         return cls(asked, data, judged, thresholds, loss, coverage, risk)
 
@@ -102,10 +104,9 @@ class Risks:
             "Ask for a higher risk."
         )
 
-    def at(self, threshold: float) -> tuple[float, float]:
-        """Coverage and risk of the labelled pictures at one of the thresholds."""
-        place = self.thresholds.index(threshold)
-        return self.coverage[place], self.risk[place]
+    def place(self, threshold: float) -> int:
+        """Where the numbers of any threshold stand: those of the one below it, as no pixel lies between."""
+        return bisect_right(self.thresholds, threshold) - 1
 
     def check(self, asked: dict[str, Any], path: Path) -> None:
         """Asserts that it was made of what predicts now.

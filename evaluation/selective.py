@@ -51,7 +51,10 @@ class RiskCoverage(Metric):
 
     def update(self, prediction: Tensor, score: Tensor, target: Tensor) -> None:
         """Adds one picture: train ids (H, W), their probabilities (H, W) in [0, 1], and the truth (H, W)."""
-        counts = outcomes(prediction, score, target, self.ignore_index, self.none)
+        self.add(outcomes(prediction, score, target, self.ignore_index, self.none))
+
+    def add(self, counts: Tensor) -> None:
+        """Adds one picture's :func:`outcomes`."""
         self.histogram += counts
         if total := int(counts.sum()):
             kept_wrong = counts[WRONG:].sum(0).flip(0).cumsum(0).flip(0)

@@ -42,16 +42,12 @@ class NoneBelow:
         """
         return cls(risks.threshold(risk), risk, risks, path)
 
-    @property
-    def note(self) -> dict[str, Any]:
-        """For ``predictions.json``."""
-        return {"below": self.threshold, "risk": self.risk, "risk_from": self.path and str(self.path)}
-
     def __str__(self) -> str:
         said = f"none of the words where the probability is below {self.threshold:.6g}"
         if self.risks is None:
             return said
-        coverage, wrong = self.risks.at(self.threshold)
+        place = self.risks.place(self.threshold)
+        coverage, wrong = self.risks.coverage[place], self.risks.risk[place]
         return (
             f"{said}: in the mean at most {self.risk:.1%} of a picture's pixels get a wrong class, if pictures are like the "
             f"{self.risks.pictures} of {self.risks.data}; there {coverage:.1%} keep one, of which {wrong:.1%} are wrong"
@@ -63,6 +59,12 @@ class NoneOfThese(Callback):
 
     def __init__(self, chosen: NoneBelow) -> None:
         self.chosen = chosen
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """For ``predictions.json``."""
+        chosen = self.chosen
+        return {"none": {"below": chosen.threshold, "risk": chosen.risk, "risk_from": chosen.path and str(chosen.path)}}
 
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         if self.chosen.risks is not None and self.chosen.path is not None:

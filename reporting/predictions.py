@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,14 +26,19 @@ from reporting.prediction_pages import write_pages
 class SavePredictions(Callback):
     """Writes ``labels/NAME.png`` (indexed palette), ``overlays/NAME.png``, ``predictions.json`` and ``predictions.html``.
 
-    Of a method with segment tokens also ``segments/NAME.png``: the token of every pixel, in colours without meaning.
+    Of a method with segment tokens also ``segments/NAME.png``: the token of every pixel, in colours without meaning. Pixels
+    that are none of the words are 255 in the labels, hatched in the overlays, and a share ``none`` of their own in the JSON.
+
+    Args:
+        folder: where to.
+        notes: what else ``predictions.json`` is to say of all pictures.
 
     Attributes:
         failed: name and error of the pictures that could not be read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, notes: dict[str, Any] | None = None) -> None:
+        self.folder, self.notes = folder, notes or {}
         self.rows: list[dict[str, Any]] = []
         self.failed: list[tuple[str, str]] = []
 
@@ -56,7 +63,7 @@ class SavePredictions(Callback):
         self.failed = sorted(gathered(self.failed))
         if not trainer.is_global_zero:
             return
-        save_rows(self.folder, pl_module.vocabulary, pl_module.protocol, self.rows, self.failed)
+        save_rows(self.folder, pl_module.vocabulary, pl_module.protocol, self.rows, self.failed, self.notes)
         write_pages(self.folder, trainer.datamodule.root, self.rows, pl_module.vocabulary)
         print(f"{len(self.rows)} pictures segmented: label maps, overlays and predictions.json are in {self.folder};")
         print(f"look at {self.folder / 'predictions.html'}")
@@ -76,16 +83,24 @@ def save_picture(folder: Path, name: str, image: Tensor, result: LabelMap, vocab
     if result.segments is not None:
         segments = result.segments.cpu().numpy().astype(np.uint8)
         _save(blend(pixels, segments, token_colours()), folder / "segments" / f"{name}.png")
-    return {"picture": name, "size": list(labels.shape), "classes": summary(result, vocabulary.names)}
+    row = {"picture": name, "size": list(labels.shape), "classes": summary(result, vocabulary.names)}
+    none = round(float((labels == vocabulary.ignore_index).mean()), 4)
+    return row | ({"none": none} if none else {})
 
 
 def save_rows(
-    folder: Path, vocabulary: Vocabulary, protocol: Protocol, rows: list[dict[str, Any]], failed: list[tuple[str, str]]
+    folder: Path,
+    vocabulary: Vocabulary,
+    protocol: Protocol,
+    rows: list[dict[str, Any]],
+    failed: list[tuple[str, str]],
+    notes: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes ``predictions.json``: what was asked and how, the pictures' rows, and which could not be read and why."""
     content = {
         "vocabulary": list(vocabulary.names),
         "protocol": protocol.hash,
+        **notes,
         "pictures": rows,
         "failed": [{"picture": name, "error": error} for name, error in failed],
     }
