@@ -70,8 +70,9 @@ class Risks:
         Raises:
             UserError: no such file, or one that holds something else.
         """
+        content = read_bytes(path)
         try:
-            found = cls(**json.loads(read_bytes(path)))
+            found = cls(**json.loads(content))
             columns = (found.thresholds, found.loss, found.coverage, found.risk)
             numbers = all(isinstance(x, int | float) for column in columns for x in column)
             if not numbers or len({len(column) for column in columns}) != 1 or not isinstance(found.pictures, int):
@@ -117,9 +118,12 @@ class Risks:
         for part, now in asked.items():
             then = self.asked.get(part)
             if then != now:
-                raise UserError(f"'{path}' is of another {part}: {_brief(then)}, and what predicts has {_brief(now)}. {AGAIN}")
+                raise UserError(f"'{path}' is of other {part}: {_differing(then, now)}, not {_differing(now, then)}. {AGAIN}")
 
 
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"'{text[:80]}{'...' if len(text) > 80 else ''}'"
+def _differing(value: Any, other: Any) -> str:
+    """What of a value the other does not have, in short."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        value = ", ".join(f"{key}: {one}" for key, one in value.items() if other.get(key) != one) or "none beside these"
+    text = str(value)
+    return f"{text[:80]}{'...' if len(text) > 80 else ''}"

@@ -51,15 +51,10 @@ class RiskCoverage(Metric):
 
     def update(self, prediction: Tensor, score: Tensor, target: Tensor) -> None:
         """Adds one picture: train ids (H, W), their probabilities (H, W) in [0, 1], and the truth (H, W)."""
-        self.add(outcomes(prediction, score, target, self.ignore_index, self.none))
-
-    def add(self, counts: Tensor) -> None:
-        """Adds one picture's :func:`outcomes`."""
+        counts = outcomes(prediction, score, target, self.ignore_index, self.none)
         self.histogram += counts
-        if total := int(counts.sum()):
-            kept_wrong = counts[WRONG:].sum(0).flip(0).cumsum(0).flip(0)
-            self.losses += -(-kept_wrong * UNIT // total)  # rounded up
-            self.judged += 1
+        self.losses += losses_of(counts)
+        self.judged += counts.any()
 
     def compute(self) -> dict[str, Tensor]:
         """See the class."""
@@ -74,6 +69,17 @@ def outcomes(prediction: Tensor, score: Tensor, target: Tensor, ignore_index: in
         outcome.masked_fill_(target == none, LEFT_OUT)
     code = outcome.mul_(BINS).add_(bins).masked_fill_(target == ignore_index, 3 * BINS)
     return torch.bincount(code.flatten(), minlength=3 * BINS + 1)[:-1].view(3, BINS)
+
+
+def losses_of(counts: Tensor) -> Tensor:
+    """(..., B) int64, in units of 1 / ``UNIT`` and rounded up: wrong pixels kept at each threshold, of all of a picture's.
+
+    Args:
+        counts: (..., 3, B) :func:`outcomes` of a picture; the loss of one without a pixel is 0.
+    """
+    kept_wrong = counts[..., WRONG:, :].sum(-2).flip(-1).cumsum(-1).flip(-1)
+    total = counts.sum((-2, -1)).clamp_min(1)[..., None]
+    return -(-kept_wrong * UNIT // total)
 
 
 def kept(histogram: Tensor) -> tuple[Tensor, Tensor]:

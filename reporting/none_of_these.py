@@ -82,11 +82,11 @@ class NoneOfThese(Callback):
 def asked_of(model: Any) -> dict[str, Any]:
     """All that a pixel's class and probability depend on besides the picture, as JSON holds it."""
     asked = {
-        "method": type(model).__name__,
+        "methods": type(model).__name__,
         "options": own_options(model),
+        "words": {name: ", ".join(words) for name, words in zip(model.vocabulary.names, model.vocabulary.queries, strict=True)},
         "weights": weights_hash(model),
-        "protocol": model.protocol.hash,
-        "words": dict(zip(model.vocabulary.names, model.vocabulary.queries, strict=True)),
+        "rules": model.protocol.content,
     }
     found: dict[str, Any] = json.loads(json.dumps(asked, default=str))
     return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from evaluation.selective import coverage_at, risk_at, told_apart
+from evaluation.selective import LEFT_OUT, coverage_at, risk_at, told_apart
 from reporting.columns import Column
 from reporting.recorder import STATED
 
@@ -43,6 +43,7 @@ class RiskCurves:
     rows: list[tuple[float, str]]
     columns: list[tuple[float, str]]
     left_out: list[str]
+    open: bool  # whether pixels of these are counted; where the words name a background, they are of it
     stated: tuple[float, ...] = STATED
 
     @classmethod
@@ -67,4 +68,5 @@ class RiskCurves:
         marks = [n * step for n in range(round(top / step) + 1)]
         rows = [(BOTTOM - mark / top * (BOTTOM - TOP), f"{100 * mark:.0f}") for mark in marks]
         columns = [(LEFT + n / 5 * (RIGHT - LEFT), f"{20 * n}") for n in range(6)]
-        return cls(lines, rows, columns, next(iter(column.shown.values())).left_out)
+        left_out = next(iter(column.shown.values())).left_out
+        return cls(lines, rows, columns, left_out, any(histogram[LEFT_OUT].any() for histogram in histograms.values()))
