@@ -140,9 +140,7 @@ def test_the_mean_loss_of_further_pictures_is_at_most_the_risk(risk: float) -> N
 
 
 def test_the_smallest_threshold_that_holds_is_taken() -> None:
-    risks = replace(
-        Risks({}, "", 0, [], [], [], []), pictures=9, thresholds=[0.0, 0.3, 0.6], loss=[0.5, 0.2, 0.0], coverage=[1.0, 0.5, 0.0]
-    )
+    risks = Risks({}, "drawn", 9, [0.0, 0.3, 0.6], loss=[0.5, 0.2, 0.0], coverage=[1.0, 0.5, 0.0], risk=[0.5, 0.4, 0.0])
     assert risks.threshold(0.55) == 0.0  # (9 * 0.5 + 1) / 10
     assert risks.threshold(0.54) == 0.3
     assert risks.threshold(0.1) == 0.6
