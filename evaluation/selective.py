@@ -18,7 +18,7 @@ from torchmetrics import Metric
 
 from evaluation.label_map import LabelMap
 
-EDGES = torch.sigmoid(torch.linspace(-12, 12, 1025, dtype=torch.float64)).float()
+EDGES = torch.sigmoid(torch.linspace(-18, 15, 1025, dtype=torch.float64)).float().unique()  # to where float32 ends near 1
 THRESHOLDS = torch.cat([torch.zeros(1), EDGES])  # (B,): bin b holds the confidences from THRESHOLDS[b] up to the next one
 BINS = len(THRESHOLDS)
 UNIT = 2**32  # of a picture's loss, as a whole number, so that sums are exact in any order
