@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import common.compat  # noqa: F401  (must come before lightning)
 
 import yaml
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -40,7 +41,6 @@ from reporting.predictions import SavePredictions
 from reporting.progress import Progress
 from reporting.recorder import SaveResults, SaveTraining
 from reporting.run_config import SaveRun, new_folder, prepare_wandb
-from reporting.smoothing import Smooth
 from reporting.tiles import SaveTiles
 
 RUNS = "runs"  # where results go, unless the user says otherwise
@@ -67,10 +67,10 @@ class ZeroLabelCLI(LightningCLI):
         run: bool = True,
         trained: Trained | None = None,
         exports: Exports | None = None,
-        smooth: Smooth | None = None,
+        changes: tuple[Callback, ...] = (),
     ) -> None:
         self.trained = trained
-        self.exports, self.smooth = exports, smooth
+        self.exports, self.changes = exports, changes
         super().__init__(
             methods.Segmenter,
             datamodules.DataModule,
@@ -130,10 +130,10 @@ class ZeroLabelCLI(LightningCLI):
         """Adds what writes the results; it is no option of the user's."""
         self.predictions: SavePredictions | None = None
         if self.subcommand == "predict":
-            self.predictions = SAVES[self.datamodule.predicts](Path(self.config.predict.trainer.default_root_dir))
-        own: list[Any] = [self.predictions or SaveResults()] if self.subcommand is not None else []
-        if self.predictions and self.smooth:
-            own.insert(0, self.smooth)  # before what writes
+            notes = dict(note for change in self.changes for note in getattr(change, "notes", {}).items())
+            folder = Path(self.config.predict.trainer.default_root_dir)
+            self.predictions = SAVES[self.datamodule.predicts](folder, notes)
+        own: list[Any] = [*self.changes, self.predictions or SaveResults()] if self.subcommand is not None else []
         if self.predictions and self.exports:
             own.append(SaveExports(self.predictions.folder, self.exports))
         if self.subcommand == "fit":
@@ -173,7 +173,7 @@ def run(arguments: list[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             trained = checkpoint_of(asked.lightning, Path(folder))
-            cli = build([subcommand, *asked.lightning], run=True, trained=trained, exports=asked.exports, smooth=asked.smooth)
+            cli = build([subcommand, *asked.lightning], run=True, trained=trained, exports=asked.exports, changes=asked.changes)
     except SIGTERMException:
         print("stopped by SIGTERM; go on with --ckpt_path last", file=sys.stderr, flush=True)
         return 128 + signal.SIGTERM
@@ -190,7 +190,7 @@ def build(
     run: bool = False,
     trained: Trained | None = None,
     exports: Exports | None = None,
-    smooth: Smooth | None = None,
+    changes: tuple[Callback, ...] = (),
 ) -> ZeroLabelCLI:
     """Parses and instantiates (and, with ``run``, runs), with every mistake of the user as a :class:`UserError`.
 
@@ -200,7 +200,7 @@ def build(
     defaults = ["--config", trained.config] if trained else []
     with plain_errors():
         options = with_run_folder(with_shipped_configs([*arguments[:start], *defaults, *arguments[start:]]))
-        return ZeroLabelCLI(options, run, trained, exports, smooth)
+        return ZeroLabelCLI(options, run, trained, exports, changes)
 
 
 def with_shipped_configs(arguments: list[str]) -> list[str]:

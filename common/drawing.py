@@ -8,7 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from common.batch import IGNORED
+
 TINT = 0.4  # of a class's colour over a photograph
+HATCH = 8  # pixels from one stripe to the next where there is no class
+NONE = "none of these"  # as the legend says it
 GAP = 4  # pixels between pictures side by side
 
 
@@ -44,13 +48,26 @@ def side_by_side(parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 def tint(
     pixels: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray[np.uint8], background: int | None = None
 ) -> Image.Image:
-    """The picture with a touch of its classes' colours and their outlines; what is background stays as it is."""
+    """The picture with a touch of its classes' colours and their outlines.
+
+    What is background stays as it is, and is hatched where there is no class.
+    """
     colours = palette_of_256(palette)
     share = np.full((*labels.shape, 1), TINT, np.float32)
     share[outlines(labels, max(1, min(labels.shape) // 200))] = 1
     if background is not None:
         share[labels == background] = 0
-    return Image.fromarray((pixels * (1 - share) + colours[labels] * share).astype(np.uint8))
+    share[labels == IGNORED] = 0
+    tinted = (pixels * (1 - share) + colours[labels] * share).astype(np.uint8)
+    hatch(tinted, labels == IGNORED)
+    return Image.fromarray(tinted)
+
+
+def hatch(pixels: NDArray[np.uint8], where: NDArray[np.bool_]) -> None:
+    """Draws diagonal stripes over a part (H, W) of a picture (H, W, 3), dark beside white, to be seen on anything."""
+    place = np.add.outer(np.arange(where.shape[0]), np.arange(where.shape[1])) % HATCH
+    pixels[where & (place < 2)] = 255
+    pixels[where & (place == 2)] = 64
 
 
 def outlines(labels: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
@@ -74,7 +91,8 @@ def with_legend(picture: Image.Image, labels: NDArray[np.uint8], vocabulary: Any
     line, box = int(size * 1.6), size
     counts = np.bincount(labels.ravel(), minlength=256)
     found = [k for k in np.argsort(-counts[: vocabulary.num_classes], kind="stable") if counts[k]]
-    entries = [(k, f"{vocabulary.names[k]} {100 * counts[k] / labels.size:.0f}%") for k in found]
+    named = [(k, vocabulary.names[k]) for k in found] + [(IGNORED, NONE)] * bool(counts[IGNORED])
+    entries = [(k, f"{name} {100 * counts[k] / labels.size:.0f}%") for k, name in named]
     places, x, y = [], 6, 4
     for k, text in entries:
         width = box + 6 + int(font.getlength(text)) + 16
@@ -87,7 +105,10 @@ def with_legend(picture: Image.Image, labels: NDArray[np.uint8], vocabulary: Any
     draw = ImageDraw.Draw(canvas)
     for x, y, k, text in places:
         top = picture.height + y
-        draw.rectangle((x, top, x + box, top + box), fill=tuple(vocabulary.palette[k]), outline="grey")
+        swatch = np.full((box, box, 3), 160 if k == IGNORED else vocabulary.palette[k], np.uint8)
+        hatch(swatch, np.full((box, box), k == IGNORED))
+        canvas.paste(Image.fromarray(swatch), (x, top))
+        draw.rectangle((x, top, x + box, top + box), outline="grey")
         draw.text((x + box + 6, top - 1), text, fill="black", font=font)
     return canvas
 

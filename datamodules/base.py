@@ -51,15 +51,25 @@ class DataModule(lightning.LightningDataModule, metaclass=Checked):
         batch_size: pictures per step; a method batches their windows by itself.
         num_workers: loader processes.
         limit: use only the first pictures of a split; 0 for all.
+        leave_out_classes: ``"cat; dog"``, which are not asked for; where they are seen in a benchmark, the right answer is none
+            of the words.
     """
 
     label_spaces: tuple[str, ...] = ()
     predicts: Literal["pictures", "frames", "tiles"] = "pictures"  # what an item is in predict
     train_batch_size: int = 0  # per process; 0 where there is nothing to train on
 
-    def __init__(self, vocabulary: Vocabulary, batch_size: Count = 4, num_workers: Natural = 1, limit: Natural = 0) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        batch_size: Count = 4,
+        num_workers: Natural = 1,
+        limit: Natural = 0,
+        leave_out_classes: str = "",
+    ) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
+        left_out = [name.strip() for name in leave_out_classes.split(";") if name.strip()]
+        self.vocabulary = vocabulary.without(left_out) if left_out else vocabulary
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.limit = limit
@@ -96,7 +106,9 @@ class DataModule(lightning.LightningDataModule, metaclass=Checked):
 
     def describe(self) -> str:
         """What the numbers are on, for results."""
-        return type(self).__name__ + (f", first {self.limit}" if self.limit else "")
+        left_out = self.vocabulary.left_out if self.vocabulary else ()
+        without = f" without {', '.join(left_out)}" if left_out else ""
+        return type(self).__name__ + without + (f", first {self.limit}" if self.limit else "")
 
     def val_dataloader(self) -> Any:
         return self.loader(self.benchmark("val"))

@@ -92,9 +92,7 @@ def score_settings(model: Any) -> dict[str, Any]:
         after |= OF_BACKGROUND
     return {
         "method": type(model).__name__,
-        "hyper-parameters": {
-            k: v for k, v in model.hparams.items() if k not in ("protocol", "protocol_values", "window_batch")
-        },
+        "hyper-parameters": own_options(model),
         "weights": weights_hash(model),
         "words": model.words,
         "label space": model.vocabulary.name,  # whose numbers a method may take
@@ -102,6 +100,12 @@ def score_settings(model: Any) -> dict[str, Any]:
         "code": code_of(type(model)),
         "device": str(model.device),
     }
+
+
+def own_options(model: Any) -> dict[str, Any]:
+    """A method's hyper-parameters but for those of evaluation and how it was made."""
+    of_evaluation = ("protocol", "protocol_values", "window_batch")
+    return {k: v for k, v in model.hparams.items() if k not in of_evaluation and not k.startswith("_")}
 
 
 def _digest(image: Tensor) -> str:

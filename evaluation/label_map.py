@@ -98,7 +98,7 @@ def _running_best(
         value, index = scores_qHW.max(0)
         index = index.to(torch.int32).add_(run.start)  # onnxruntime's Where knows no shorter type that holds all words
         if normaliser:
-            part = torch.logsumexp(scores_qHW, 0)
+            part = scores_qHW.sub_(value).exp_().sum(0).log_().add_(value)  # log-sum-exp, of the maximum that is at hand
             log_sum = part if log_sum is None else torch.logaddexp(log_sum, part)
         del scores_qHW  # before the next chunk is made
         if best is None or word is None:

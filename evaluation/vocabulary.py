@@ -5,11 +5,11 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from common.errors import UserError, in_one_line, known
 from common.files import read_bytes, read_lines
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDER = Path(__file__).parent / "vocabularies"
 MAX_CLASS_FILE_BYTES = 1_000_000
@@ -40,6 +43,7 @@ class Vocabulary:
         wording: the wording in use.
         ignore_index: train id that is not counted.
         colours: "bright" or "voc", see :attr:`palette`.
+        left_out: classes of the masks that no words are asked for, see :meth:`without`.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Vocabulary:
     wording: str = "names"
     ignore_index: int = 255
     colours: str = "bright"
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -114,6 +119,44 @@ class Vocabulary:
         if self.background is not None:
             return self
         return replace(self, names=("background", *self.names), background=0, label_ids=None)
+
+    def without(self, classes: Sequence[str]) -> Vocabulary:
+        """Another label space on the same masks, whose words leave some classes out.
+
+        Their pixels are background where there is one, as all is that has no word; else they become :attr:`none`.
+
+        Raises:
+            UserError: not one of the classes, the background, or nothing is left.
+        """
+        out = [known(f"class of '{self.name}' to leave out", name, self.names) for name in classes]
+        if self.background is not None and self.names[self.background] in out:
+            raise UserError(f"'{self.names[self.background]}' cannot be left out: it is what has no word.")
+        names = tuple(name for name in self.names if name not in out)
+        if len(names) <= (self.background is not None):
+            raise UserError(f"'{self.name}' without {', '.join(out)} has no class left. Leave fewer out.")
+        background = None if self.background is None else names.index(self.names[self.background])
+        rest = len(names) if background is None else background
+        new_id = {k: names.index(name) if name in names else rest for k, name in enumerate(self.names)}
+        new_id[self.ignore_index] = self.ignore_index
+        label_ids = self.label_ids or {k: k for k in new_id}
+        return replace(
+            self,
+            name=f"{self.name} without {', '.join(out)}",
+            names=names,
+            background=background,
+            label_ids={value: new_id[k] for value, k in label_ids.items()},
+            other_labels=None if self.other_labels is None else new_id[self.other_labels],
+            left_out=(*self.left_out, *out),
+        )
+
+    @property
+    def none(self) -> int | None:
+        """The train id, in masks alone, of what the words leave out; None where they leave nothing out or name a background."""
+        return self.num_classes if self.left_out and self.background is None else None
+
+    def named_only(self, mask: Tensor) -> Tensor:
+        """A mask (H, W) of train ids, in which what the words leave out does not count."""
+        return mask if self.none is None else mask.masked_fill(mask == self.none, self.ignore_index)
 
     def worded(self, wording: str) -> Vocabulary:
         """The same classes asked with another list of words; a vocabulary without that list keeps its own words."""

@@ -14,6 +14,7 @@ from common.distributed import is_padding_sample
 from common.errors import UserError
 from evaluation.label_map import LabelMap
 from evaluation.metrics import NO_IMAGE, ConfusionMatrix
+from evaluation.selective import RiskCoverage
 from evaluation.vocabulary import Vocabulary
 
 
@@ -22,11 +23,13 @@ class EvaluationSteps(lightning.LightningModule):
 
     Attributes:
         metric: counts of the evaluation that runs or ran last; None before there is a vocabulary.
+        selective: the same by how sure the method was.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.metric: ConfusionMatrix | None = None
+        self.selective: RiskCoverage | None = None
 
     @property
     @abstractmethod
@@ -38,10 +41,10 @@ class EvaluationSteps(lightning.LightningModule):
         """Label maps, each at its image's size, of images (3, H, W)."""
 
     def on_validation_epoch_start(self) -> None:
-        self._metric.reset()
+        self._reset()
 
     def on_test_epoch_start(self) -> None:
-        self._metric.reset()
+        self._reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[LabelMap]]:
         return {"label_maps": self._score(batch)}
@@ -68,15 +71,27 @@ class EvaluationSteps(lightning.LightningModule):
             raise UserError("no vocabulary yet: call use_vocabulary('voc21') first.")
         return self.metric
 
+    @property
+    def _selective(self) -> RiskCoverage:
+        assert self.selective is not None  # use_vocabulary makes both
+        return self.selective
+
+    def _reset(self) -> None:
+        self._metric.reset()
+        self._selective.reset()
+
     def _score(self, batch: Batch) -> list[LabelMap]:
-        predicted: list[LabelMap] = self.label_maps(batch["image"])
+        predicted: list[LabelMap] = self.label_maps(batch["image"], with_score=True)
         for map_, mask, name, index in zip(predicted, batch["mask"], batch["name"], batch["index"], strict=True):
             if is_padding_sample(index):
                 mask, index = torch.full_like(mask, self.vocabulary.ignore_index), NO_IMAGE
+            assert map_.score is not None
             try:
-                self._metric.update(map_.labels, mask, index)
+                self._metric.update(map_.labels, self.vocabulary.named_only(mask), index)
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
+            self._selective.update(map_.labels, map_.score, mask)
+            map_.score = None  # counted; a batch of them is four times its label maps
         return predicted
 
     def _log_metric(self, stage: str) -> None:
@@ -84,6 +99,7 @@ class EvaluationSteps(lightning.LightningModule):
         self._assert_each_once(result["pictures"], stage)
         for name in ("miou", "pixel_accuracy", "frequency_weighted_iou"):
             self.log(f"{stage}/{name}", result[name].float(), rank_zero_only=True)
+        self.log(f"{stage}/aurc", self._selective.compute()["aurc"].float(), rank_zero_only=True)
 
     def _assert_each_once(self, images: Tensor, stage: str) -> None:
         """Every image of the dataset was counted once; where only some batches were asked for, none twice."""

@@ -29,6 +29,7 @@ from evaluation.metrics import ConfusionMatrix
 from evaluation.protocol import Protocol
 from evaluation.rules import BACKGROUND_RULES, DECISION_RULES, NEIGHBOUR_RULES, WINDOW_RULES, ProtocolValues
 from evaluation.segmentation import Segmentation
+from evaluation.selective import RiskCoverage
 from evaluation.vocabulary import Vocabulary
 from evaluation.windows import WindowScores
 from methods.evaluation_steps import EvaluationSteps
@@ -195,6 +196,7 @@ class Segmenter(EvaluationSteps, ABC):
                 f"{len(self.class_of_word)}. Train it for these, or choose the label space that it was trained for."
             )
         self.metric = ConfusionMatrix(vocabulary.num_classes, vocabulary.ignore_index).to(self.device)
+        self.selective = RiskCoverage(vocabulary.ignore_index, vocabulary.none).to(self.device)
 
     def use_protocol(self, name: str) -> None:
         """Another preset from the next vocabulary on; the single values stay."""

@@ -31,6 +31,7 @@ class Entry:
     pixel_accuracy: float
     boundary_miou: float
     small_miou: float  # nan where nothing is small
+    aurc: float  # less is better
     pictures_per_second: float
     iou: Tensor  # (K,)
     estimate: Estimate
@@ -109,6 +110,7 @@ def _entry(results: list[Result]) -> Entry:
         mean("pixel_accuracy"),
         mean("boundary_miou"),
         mean("small_miou"),
+        mean("aurc"),
         mean("pictures_per_second"),
         torch.stack([result.iou for result in results]).nanmean(0),
         estimate,

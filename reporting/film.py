@@ -27,8 +27,8 @@ COLOURS = 1  # BT.709, as players expect of what is not tagged otherwise
 class SaveFilm(SavePredictions):
     """Writes ``labels/NAME/000001.png`` and so on, ``overlays/NAME.mp4``, and one row for the whole film."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, notes: dict[str, Any] | None = None) -> None:
+        super().__init__(folder, notes)
         self.frames, self.unfinished = 0, ExitStack()
 
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
@@ -56,7 +56,7 @@ class SaveFilm(SavePredictions):
         self.unfinished.close()
         row = {"picture": self.film.path.name, "size": list(self.film.size), "frames": self.frames}
         row |= {"rate": round(float(self.film.rate), 3), "overlay": f"{self.film.path.stem}.mp4"}
-        self.rows = [row | {"classes": self.shares.summary()}]
+        self.rows = [row | self.shares.row()]
         super().on_predict_end(trainer, pl_module)
         if self.frames < CUT_OFF * self.film.expected:  # some containers end anywhere without saying so
             promised = (

@@ -22,6 +22,7 @@ from reporting.gallery import Gallery, Painter
 from reporting.plan import Comparison
 from reporting.quotes import protocol_in_words
 from reporting.result import Result
+from reporting.risk_curves import RiskCurves
 from reporting.runs import Run
 from reporting.scale import Scale
 from reporting.tables import published
@@ -40,6 +41,7 @@ class Section:
     column: Column
     scale: Scale
     gallery: Gallery
+    risk: RiskCurves
 
 
 def write_report(results: list[Result], plan: Comparison, output: Path, runs: Sequence[Run] = ()) -> None:
@@ -48,9 +50,10 @@ def write_report(results: list[Result], plan: Comparison, output: Path, runs: Se
     figures = _figures(results, album)
     curves = [(run.name, album.png(draw_curves(run.curves))) for run in runs if run.curves]
     colours = class_colours(name for column in shown for name in column.names)
+    galleries = [Painter(column, colours, album).gallery(plan.pictures) for column in shown]
     sections = [
-        Section(f"benchmark-{n}", column, Scale.of(column.entries), Painter(column, colours, album).gallery(plan.pictures))
-        for n, column in enumerate(shown, 1)
+        Section(f"benchmark-{n}", column, Scale.of(column.entries), gallery, RiskCurves.of(column))
+        for n, (column, gallery) in enumerate(zip(shown, galleries, strict=True), 1)
     ]
     page = (
         environment()

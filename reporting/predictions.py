@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,14 +29,19 @@ from reporting.shares import Shares
 class SavePredictions(Callback):
     """Writes ``labels/NAME.png`` (indexed palette), ``overlays/NAME.png``, ``predictions.json`` and ``predictions.html``.
 
-    Of a method with segment tokens also ``segments/NAME.png``: the token of every pixel, in colours without meaning.
+    Of a method with segment tokens also ``segments/NAME.png``: the token of every pixel, in colours without meaning. Pixels
+    that are none of the words are 255 in the labels, hatched in the overlays, and a share ``none`` of their own in the JSON.
+
+    Args:
+        folder: where to.
+        notes: what else ``predictions.json`` is to say of all pictures.
 
     Attributes:
         failed: name and error of the pictures that could not be read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, notes: dict[str, Any] | None = None) -> None:
+        self.folder, self.notes = folder, notes or {}
         self.rows: list[dict[str, Any]] = []
         self.failed: list[tuple[str, str]] = []
 
@@ -71,7 +78,7 @@ class SavePredictions(Callback):
         self.failed = sorted(gathered(self.failed))
         if not trainer.is_global_zero:
             return
-        save_rows(self.folder, pl_module.vocabulary, pl_module.protocol, self.rows, self.failed)
+        save_rows(self.folder, pl_module.vocabulary, pl_module.protocol, self.rows, self.failed, self.notes)
         write_pages(self.folder, trainer.datamodule.root, self.rows, pl_module.vocabulary, self.done)
         print(f"{self.done} segmented: label maps, overlays and predictions.json are in {self.folder};")
         print(f"look at {self.folder / 'predictions.html'}")
@@ -91,16 +98,23 @@ def save_picture(folder: Path, name: str, image: Tensor, result: LabelMap, vocab
     if result.segments is not None:
         segments = result.segments.cpu().numpy().astype(np.uint8)
         save_png(blend(pixels, segments, token_colours()), folder / "segments" / f"{name}.png")
-    return {"picture": name, "size": list(labels.shape), "classes": summary(result, vocabulary.names)}
+    shares = Shares(vocabulary.names).add(*on_cpu(result))
+    return {"picture": name, "size": list(labels.shape), **shares.row()}
 
 
 def save_rows(
-    folder: Path, vocabulary: Vocabulary, protocol: Protocol, rows: list[dict[str, Any]], failed: list[tuple[str, str]]
+    folder: Path,
+    vocabulary: Vocabulary,
+    protocol: Protocol,
+    rows: list[dict[str, Any]],
+    failed: list[tuple[str, str]],
+    notes: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes ``predictions.json``: what was asked and how, the pictures' rows, and which could not be read and why."""
     content = {
         "vocabulary": list(vocabulary.names),
         "protocol": protocol.hash,
+        **notes,
         "pictures": rows,
         "failed": [{"picture": name, "error": error} for name, error in failed],
     }

@@ -21,14 +21,18 @@ from common.kept import Kept
 from common.randomness import run_seed
 from common.weights import weights_hash
 from evaluation.protocol_in_words import in_words
+from evaluation.risk_control import Risks
+from evaluation.selective import coverage_at, told_apart
 from reporting.cells import percent, safe_cell
 from reporting.figures import KeepPanels, panel_images
-from reporting.result import Result
+from reporting.none_of_these import RISKS, asked_of
+from reporting.result import COUNTS, Result
 from reporting.worst import Worst
 
 PICTURES = 4
 RESULT = "result"
-MEASURES = ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_miou", "small_miou")
+STATED = (0.1, 0.2)  # risks at which coverages are told
+MEASURES = ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_miou", "small_miou", "aurc")
 
 
 class Measure(KeepPanels):
@@ -57,7 +61,7 @@ class Measure(KeepPanels):
 
     def result(self, model: Any, data: Any, trainer: Any, **row: Any) -> Result:
         """On all processes, since the counts of all are summed; ``row`` replaces what a run says of itself."""
-        counts = model.metric.result()
+        counts = model.metric.result() | model.selective.compute()
         count = len(counts["pictures"])
         seconds = self.seconds or time.perf_counter() - self.started
         own = {
@@ -78,12 +82,13 @@ class Measure(KeepPanels):
             "vocabulary": model.vocabulary.name,
             "vocabulary_hash": model.vocabulary.hash,
             "names": list(model.vocabulary.names),
+            "left_out": list(model.vocabulary.left_out),
             "palette": model.vocabulary.palette.tolist(),
             "device": str(model.device),
             "devices": trainer.world_size,
             "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "iou": counts["iou"].cpu(),
-            "areas": counts["areas"].cpu(),
+            "judged": counts["judged"].item(),
+            **{name: counts[name].cpu() for name in COUNTS},
             "panels": dict(gathered(list(self.panels.items()))),
             "worst": self.worst.panels(),
         }
@@ -116,8 +121,10 @@ class SaveResults(Measure):
             print_table(result, model.protocol.published)
         if folder:
             save(folder / stage, result, panels)
+            risks = Risks.of(asked_of(model), result.data, result.histogram, result.losses, result.judged)
+            risks.save(folder / stage / RISKS)
             if stage == "test":
-                print(f"metrics.json, per_class.csv, panels and {RESULT}.safetensors are in {folder / stage}")
+                print(f"metrics.json, per_class.csv, {RISKS}, panels and {RESULT}.safetensors are in {folder / stage}")
 
 
 class SaveTraining(Callback):
@@ -184,7 +191,9 @@ def summary(result: Result) -> dict[str, Any]:
     """The numbers of a run without those per class."""
     kept = ("data", "vocabulary", "protocol", "protocol_hash", "pictures", *MEASURES)
     return {key: getattr(result, key) for key in kept} | {
-        "miou_95": None if math.isnan(result.estimate.interval[0]) else result.estimate.interval
+        "miou_95": None if math.isnan(result.estimate.interval[0]) else result.estimate.interval,
+        "coverage_at_risk": {str(risk): coverage_at(result.histogram, risk) for risk in STATED},
+        "left_out": dict(zip(("auroc", "fpr95"), told_apart(result.histogram), strict=True)) if result.left_out else None,
     }
 
 
@@ -205,7 +214,8 @@ def print_table(result: Result, published: float | None = None) -> None:
     console.print(
         f"mIoU {100 * result.miou:.2f} ({interval}), "
         f"along borders {percent(result.boundary_miou)}, of small classes {percent(result.small_miou)}, "
-        f"pixel accuracy {100 * result.pixel_accuracy:.2f}, {result.pictures} pictures, protocol {result.protocol_hash}"
+        f"pixel accuracy {100 * result.pixel_accuracy:.2f}, AURC {percent(result.aurc)}, "
+        f"{result.pictures} pictures, protocol {result.protocol_hash}"
     )
     if published is not None:
         console.print(

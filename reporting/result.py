@@ -48,6 +48,9 @@ class Result:
     Attributes:
         sees: what the method's own training saw.
         boundary_miou: along borders; ``small_miou`` of classes that are small in their picture (:mod:`evaluation.boundary`).
+        aurc: of selective prediction, from ``histogram`` (3, B); ``losses`` (B,) are sums over ``judged`` pictures
+            (:mod:`evaluation.selective`).
+        left_out: classes of the masks that no words were asked for.
         mean_score_contrast: of the maps, where it was asked for.
         seconds: of the test; ``fit_seconds`` of the training, None without one.
         protocol: name of the preset, ``protocol_hash`` over the rules that the method follows, ``column_hash`` over all of
@@ -70,6 +73,8 @@ class Result:
     frequency_weighted_iou: float
     boundary_miou: float
     small_miou: float
+    aurc: float
+    judged: int
     pictures: int
     pictures_per_second: float
     seconds: float
@@ -82,6 +87,7 @@ class Result:
     vocabulary: str
     vocabulary_hash: str
     names: list[str]
+    left_out: list[str]
     palette: list[list[int]]
     device: str
     date: str
@@ -96,6 +102,8 @@ class Result:
     versions: dict[str, str] = field(default_factory=library_versions)
     iou: Tensor
     areas: Tensor
+    histogram: Tensor
+    losses: Tensor
     panels: dict[str, Tensor] = field(default_factory=dict)
     worst: dict[str, Tensor] = field(default_factory=dict)
     figure: bytes | None = None
@@ -108,7 +116,7 @@ class Result:
     @property
     def row(self) -> dict[str, Any]:
         """What belongs into a table, by column."""
-        left_out = {"names", "palette", "protocol_in_words", "column_in_words", "versions", *TENSORS}
+        left_out = {"names", "palette", "left_out", "judged", "protocol_in_words", "column_in_words", "versions", *TENSORS}
         row = {name: getattr(self, name) for name in PLAIN if name not in left_out}
         return row | {f"version_{name}": number for name, number in self.versions.items()}
 
@@ -118,7 +126,7 @@ class Result:
         Raises:
             UserError: the folder cannot be written.
         """
-        tensors = {"iou": self.iou, "areas": self.areas}
+        tensors: dict[str, Tensor] = {name: getattr(self, name) for name in COUNTS}
         for group, shown in ("panel", self.panels), ("worst", self.worst):
             tensors |= {f"{group}/{name}": value for name, value in shown.items()}
         if self.figure is not None:
@@ -138,11 +146,12 @@ class Result:
             if group in shown:
                 shown[group][rest] = value
         figure = tensors["figure"].numpy().tobytes() if "figure" in tensors else None
-        whole = {"iou": tensors["iou"], "areas": tensors["areas"], "figure": figure}
+        whole = {name: tensors[name] for name in COUNTS} | {"figure": figure}
         return cls(**entry.note | whole, panels=shown["panel"], worst=shown["worst"])
 
 
-TENSORS = ("iou", "areas", "panels", "worst", "figure")
+COUNTS = ("iou", "areas", "histogram", "losses")
+TENSORS = (*COUNTS, "panels", "worst", "figure")
 PLAIN = tuple(one.name for one in fields(Result) if one.name not in TENSORS)
 
 

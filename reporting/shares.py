@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,3 +38,8 @@ class Shares:
             for k in np.argsort(-self.counts, kind="stable")
             if self.counts[k]
         }
+
+    def row(self) -> dict[str, Any]:
+        """For ``predictions.json``: ``classes``, and the share ``none`` of what is none of them, where there is some."""
+        none = round(1 - int(self.counts.sum()) / self.pixels, 4)
+        return {"classes": self.summary()} | ({"none": none} if none else {})

@@ -24,8 +24,8 @@ PREVIEW = 2000  # longest side of an overlay
 class SaveTiles(SavePredictions):
     """Writes ``labels/NAME.tif``, whole or not at all, and of each picture a small overlay and a row."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, notes: dict[str, Any] | None = None) -> None:
+        super().__init__(folder, notes)
         self.picture: TiledLabels | None = None
 
     @property

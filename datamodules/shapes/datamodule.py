@@ -40,6 +40,7 @@ class Shapes(DataModule):
         batch_size: pictures per evaluation step.
         num_workers: loader processes.
         limit: use only the first pictures of a split; 0 for all.
+        leave_out_classes: as of :class:`DataModule`.
     """
 
     label_spaces = ("shapes13", "shapes12", "shapes16", "shapes_open")
@@ -55,8 +56,10 @@ class Shapes(DataModule):
         batch_size: Count = 16,
         num_workers: Natural = 1,
         limit: Natural = 0,
+        leave_out_classes: str = "",
     ) -> None:
-        super().__init__(self.label_space(vocabulary), batch_size, num_workers, limit)
+        super().__init__(self.label_space(vocabulary), batch_size, num_workers, limit, leave_out_classes)
+        self.open_world = vocabulary == "shapes_open"
         self.seed, self.pictures, self.train_pictures = seed, pictures, train_pictures
         self.train, self.train_batch_size = train, train_batch_size
 
@@ -75,8 +78,7 @@ class ShapesBenchmark(Benchmark):
 
     def __init__(self, data: Shapes, split: str) -> None:
         self.data, self.split = data, split
-        open_world = data.vocabulary.name == "shapes_open"
-        self.classes = tuple(range(len(world.NAMES))) if open_world else world.SEEN
+        self.classes = tuple(range(len(world.NAMES))) if data.open_world else world.SEEN
 
     def __len__(self) -> int:
         return self.data.pictures
@@ -178,7 +180,7 @@ class ShapesOracle(ShapesPictures):
         _, index = key
         scene, _ = self._scene(index)
         mask = torch.from_numpy(self.data.vocabulary.to_train_ids(scene.world_ids))
-        return {"image": to_tensor(scene.image), "mask": mask, "index": index}
+        return {"image": to_tensor(scene.image), "mask": self.data.vocabulary.named_only(mask), "index": index}
 
 
 def caption(rng: np.random.Generator, said: list[int]) -> str:

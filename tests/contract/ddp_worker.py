@@ -38,9 +38,12 @@ def main(processes: int, file: Path) -> None:
         trainer = lightning.Trainer(max_epochs=1, num_sanity_val_steps=2, **plain)
         trainer.fit(model, data) if stage == "fit" else trainer.test(model, data, verbose=False)
         assert model.metric is not None
+        assert model.selective is not None
         result = model.metric.result()
+        selective = model.selective.compute()
+        results[case] = {"outcomes": selective["histogram"].sum(1).tolist(), "judged": selective["judged"].item()}
         logged = trainer.callback_metrics
-        results[case] = {key: result[key].tolist() for key in ("matrix", "pictures", "areas")}
+        results[case] |= {key: result[key].tolist() for key in ("matrix", "pictures", "areas")}
         results[case] |= {"steps": trainer.global_step, "miou": logged[f"{'val' if stage == 'fit' else 'test'}/miou"].item()}
     images, output = file.parent / "pictures", file.with_suffix("")
     predictor = lightning.Trainer(callbacks=[SavePredictions(output)], **plain)

@@ -49,6 +49,8 @@ def test_any_number_of_processes_counts_the_same(case: str, results: dict[int, A
     stage, pictures = CASES[case]
     assert results[1][case]["pictures"] == list(range(pictures))
     assert sum(map(sum, results[1][case]["matrix"])) > 1000 * pictures
+    assert sum(results[1][case]["outcomes"]) == sum(map(sum, results[1][case]["matrix"]))
+    assert results[1][case]["judged"] == pictures
     assert results[1][case]["steps"] == (4 if stage == "fit" else 0)
     assert results[2][case] == results[1][case]
     assert results[3][case] == results[1][case]

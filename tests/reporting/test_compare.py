@@ -18,6 +18,7 @@ import cli
 import commands.compare
 from common.errors import UserError
 from common.kept import Kept
+from evaluation.selective import BINS
 from reporting.columns import ORACLE, columns
 from reporting.comparison import Measuring
 from reporting.plan import Comparison, read_plan
@@ -262,12 +263,13 @@ def result(method: str, hits: torch.Tensor, protocol: str = "a", sees: str = "no
     areas = torch.stack([hits, torch.full_like(hits, 100), torch.full_like(hits, 100)], 1)[..., None]
     miou = (hits.sum() / (200 * len(hits) - hits.sum())).item()
     texts = dict.fromkeys(("data", "vocabulary", "vocabulary_hash", "device", "date"), "v")
-    lists: dict[str, Any] = {"protocol_in_words": [], "column_in_words": [], "names": ["x"], "palette": []}
+    lists: dict[str, Any] = {"protocol_in_words": [], "column_in_words": [], "names": ["x"], "palette": [], "left_out": []}
     hashes = {"protocol": protocol, "protocol_hash": protocol, "column_hash": protocol}
     numbers = {"pixel_accuracy": 0.5, "frequency_weighted_iou": 0.5, "pictures_per_second": 1.0, "seconds": 1.0}
-    numbers |= {"boundary_miou": 0.5, "small_miou": math.nan}
+    numbers |= {"boundary_miou": 0.5, "small_miou": math.nan, "aurc": 0.5, "judged": len(hits)}
+    counts = {"histogram": torch.ones(3, BINS, dtype=torch.int64), "losses": torch.zeros(BINS, dtype=torch.int64)}
     own = {"method": method, "benchmark": "b", "seed": 0, "sees": sees, "miou": miou, "pictures": len(hits)}
-    return Result(**own | texts | lists | hashes | numbers | changed, iou=torch.tensor([miou]), areas=areas)
+    return Result(**own | texts | lists | hashes | numbers | counts | changed, iou=torch.tensor([miou]), areas=areas)
 
 
 def test_two_protocols_never_share_a_column() -> None:
