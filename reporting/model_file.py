@@ -111,7 +111,10 @@ def _write_onnx(program: torch.export.ExportedProgram, legend: dict[str, Any], p
         whole = Path(folder) / "model.onnx"
         made.save(whole)
         if quantise:
-            quantize_dynamic(whole, whole.with_name("small.onnx"))
+            graph = onnx.load(whole).graph
+            fixed = {weight.name for weight in graph.initializer}
+            computed = [node.name for node in graph.node if node.op_type == "Conv" and node.input[1] not in fixed]
+            quantize_dynamic(whole, whole.with_name("small.onnx"), nodes_to_exclude=computed)  # it stops at those
             whole = whole.with_name("small.onnx")
         model = onnx.load(whole)
     onnx.helper.set_model_props(model, {KEY: json.dumps(legend)})

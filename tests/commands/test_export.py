@@ -170,3 +170,27 @@ def test_no_half_file_is_left(
     assert ("No space left" if broken == "full" else "agrees with the method on") in line
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
     assert (tmp_path / "m.onnx").read_bytes() == b"an older one"
+
+
+class WeighsByWhatItSees(torch.nn.Module):
+    """A convolution with a bias whose weights follow from the picture, and one whose weights are fixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fixed = torch.nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        pixels = picture.float() / 255
+        weights = self.fixed.weight * pixels.mean()
+        both = self.fixed(pixels) + torch.nn.functional.conv2d(pixels, weights, self.fixed.bias, padding=1)
+        return both.argmax(1)[0].to(torch.uint8)
+
+
+def test_weights_that_follow_from_the_picture_stay_as_they_are_in_8_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, picture = WeighsByWhatItSees().eval(), torch.randint(0, 256, (1, 3, 32, 40), dtype=torch.uint8)
+    with torch.no_grad():
+        program, expected = torch.export.export(module, (picture,)), module(picture).numpy()
+    seen = [(picture.numpy(), expected)]
+    assert model_file.write_model(program, {}, tmp_path / "m.onnx", seen, quantise=True) > 0.9
+    assert read_legend(tmp_path / "m.onnx") == {"quantised": True}
