@@ -26,7 +26,10 @@ Scores = Literal["cosine", "logit", "probability"]
 
 @dataclass  # not frozen: Lightning moves the fields of what predict_step returns
 class LabelMap:
-    """``labels`` (H, W) uint8 train ids; ``score`` (H, W) the best class's probability, or None if not asked for.
+    """``labels`` (H, W) uint8 train ids; ``score`` (H, W) their probabilities, or None if not asked for.
+
+    The probability is that of the best word; of what is background because no word reaches a threshold, that it is not that
+    word (1 - p): where a threshold decides, a clear background is surer than one in doubt.
 
     ``segments`` (H, W), where a method has segment tokens: which of them a pixel belongs to.
     """
@@ -84,7 +87,8 @@ def label_map(
     if needs_score:
         score = best if log_sum is None else torch.exp(best - log_sum)
         if rule in ("words", "constant") and background is not None:
-            labels = torch.where(score < decision.background_value, background, labels)
+            below = score < decision.background_value
+            labels, score = torch.where(below, background, labels), torch.where(below, 1 - score, score)
     return LabelMap(labels.to(torch.uint8), score)
 
 
