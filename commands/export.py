@@ -31,7 +31,7 @@ Writes a method with its words and its protocol as one graph: a picture (1, 3, H
   --ckpt_path FILE  its trained weights; 'last' is the newest of this folder's runs
   --classes WORDS   free text, a .txt file of classes, or the name of a vocabulary
   --output FILE     .onnx (onnxruntime, needs no torch) or .pt2 (torch.export)
-  --quantise        weights of matrix products as 8-bit integers; .onnx only
+  --quantise        weights of matrix products and convolutions as 8-bit integers; .onnx only
   --model.NAME V    any option of the method
 
 docs/deploy.md: what can be exported, and a script that runs such a file.

@@ -55,7 +55,7 @@ def write_model(
         legend: plain values, found by :func:`read_legend` in what is written.
         path: with one of :data:`SUFFIXES`.
         expected: pictures (1, 3, H, W) and their label maps (H, W), uint8.
-        quantise: weights of matrix products as 8-bit integers; such a file is written whatever it says.
+        quantise: weights of matrix products and convolutions as 8-bit integers; such a file is written whatever it says.
 
     Raises:
         UserError: it cannot be written, or says something else; no file is left then.
