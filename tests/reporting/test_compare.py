@@ -389,7 +389,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert rows[0]["miou"] == str(found[0].miou)  # numbers stay, negative ones too
     markdown, tex = ((tmp_path / f"results.{kind}").read_text() for kind in ("md", "tex"))
     cells = [re.split(r"(?<!\\)\|", line) for line in markdown.splitlines() if "calc" in line or "script" in line]
-    assert [len(row) for row in cells] == [1 + 8 + 1] * 2  # borders left and right of eight cells
+    assert [len(row) for row in cells] == [1 + 9 + 1] * 2  # borders left and right of nine cells
     assert "a \\| b \\<script\\>" in markdown
     assert "## new line" in markdown
     assert "\\textbackslash{}input\\{/etc/passwd\\}\\textasciicircum{}\\textasciitilde{}\\_\\& & " in tex
