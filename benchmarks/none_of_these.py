@@ -17,8 +17,7 @@ from torch import Tensor
 from commands.lightning import build, quiet
 from common.randomness import drawing_from
 from evaluation.risk_control import Risks
-from evaluation.selective import BINS, aurc, coverage_at, losses_of, outcomes, told_apart
-from reporting.recorder import STATED
+from evaluation.selective import BINS, STATED, aurc, coverage_at, losses_of, outcomes, told_apart
 
 HALVES = 200
 

@@ -67,10 +67,10 @@ class ZeroLabelCLI(LightningCLI):
         run: bool = True,
         trained: Trained | None = None,
         exports: Exports | None = None,
-        changes: tuple[Callback, ...] = (),
+        change: Callback | None = None,
     ) -> None:
         self.trained = trained
-        self.exports, self.changes = exports, changes
+        self.exports, self.change = exports, change
         super().__init__(
             methods.Segmenter,
             datamodules.DataModule,
@@ -130,10 +130,11 @@ class ZeroLabelCLI(LightningCLI):
         """Adds what writes the results; it is no option of the user's."""
         self.predictions: SavePredictions | None = None
         if self.subcommand == "predict":
-            notes = dict(note for change in self.changes for note in getattr(change, "notes", {}).items())
             folder = Path(self.config.predict.trainer.default_root_dir)
-            self.predictions = SAVES[self.datamodule.predicts](folder, notes)
-        own: list[Any] = [*self.changes, self.predictions or SaveResults()] if self.subcommand is not None else []
+            self.predictions = SAVES[self.datamodule.predicts](folder, getattr(self.change, "notes", None))
+        own: list[Any] = [self.predictions or SaveResults()] if self.subcommand is not None else []
+        if self.change:
+            own.insert(0, self.change)  # before what writes
         if self.predictions and self.exports:
             own.append(SaveExports(self.predictions.folder, self.exports))
         if self.subcommand == "fit":
@@ -173,7 +174,7 @@ def run(arguments: list[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             trained = checkpoint_of(asked.lightning, Path(folder))
-            cli = build([subcommand, *asked.lightning], run=True, trained=trained, exports=asked.exports, changes=asked.changes)
+            cli = build([subcommand, *asked.lightning], run=True, trained=trained, exports=asked.exports, change=asked.change)
     except SIGTERMException:
         print("stopped by SIGTERM; go on with --ckpt_path last", file=sys.stderr, flush=True)
         return 128 + signal.SIGTERM
@@ -190,7 +191,7 @@ def build(
     run: bool = False,
     trained: Trained | None = None,
     exports: Exports | None = None,
-    changes: tuple[Callback, ...] = (),
+    change: Callback | None = None,
 ) -> ZeroLabelCLI:
     """Parses and instantiates (and, with ``run``, runs), with every mistake of the user as a :class:`UserError`.
 
@@ -200,7 +201,7 @@ def build(
     defaults = ["--config", trained.config] if trained else []
     with plain_errors():
         options = with_run_folder(with_shipped_configs([*arguments[:start], *defaults, *arguments[start:]]))
-        return ZeroLabelCLI(options, run, trained, exports, changes)
+        return ZeroLabelCLI(options, run, trained, exports, change)
 
 
 def with_shipped_configs(arguments: list[str]) -> list[str]:

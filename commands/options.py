@@ -67,7 +67,7 @@ def lightning_options(command: str) -> Options:
     if command == "predict":
         found |= {"--images": [], "--classes": Vocabulary.known_names(), "--output": []}
         found |= {"--export": list(FORMATS), "--instances": ["true", "false"], "--min_area": [], "--unsure": []}
-        found |= {"--smooth": [], "--tile": [], "--overlap": []}
+        found |= {"--smooth": [], "--tile": [], "--overlap": [], "--risk": [], "--risk_from": [], "--none_below": []}
     return found | model_options() | data | scored_on | _prefixed("--trainer.", parameters(lightning.Trainer))
 
 

@@ -52,7 +52,7 @@ class PredictOptions(NamedTuple):
     lightning: list[str]
     by_default: bool
     exports: Exports | None
-    changes: tuple[Callback, ...] = ()  # of what is found, before it is written
+    change: Callback | None = None  # of what is found, before it is written
 
 
 def predict_options(options: list[str]) -> PredictOptions:
@@ -76,10 +76,10 @@ def predict_options(options: list[str]) -> PredictOptions:
     output = [f"--trainer.default_root_dir={given['--output']}"] if "--output" in given else []
     exports = exports_of({option: value for option, value in given.items() if option in EXPORT_OPTIONS})
     lightning = [*kept, *output, "--return_predictions=false"]  # predictions are on disk
-    return PredictOptions(lightning, by_default, exports, changes_of(given))
+    return PredictOptions(lightning, by_default, exports, change_of(given))
 
 
-def changes_of(given: Mapping[str, str]) -> tuple[Callback, ...]:
+def change_of(given: Mapping[str, str]) -> Callback | None:
     """What the options change of label maps: pixels that are none of the words, or frames smoothed.
 
     Raises:
@@ -93,10 +93,10 @@ def changes_of(given: Mapping[str, str]) -> tuple[Callback, ...]:
     if len(asked) > 1:
         raise UserError(f"{asked[0]} and {asked[1]} exclude each other: each decides by probabilities that the other changes.")
     if SMOOTH in given:
-        return (Smooth(number(SMOOTH, given[SMOOTH], Memory)),)
+        return Smooth(number(SMOOTH, given[SMOOTH], Memory))
     if NONE_BELOW in given:
-        return (NoneOfThese(NoneBelow(number(NONE_BELOW, given[NONE_BELOW], Share))),)
+        return NoneOfThese(NoneBelow(number(NONE_BELOW, given[NONE_BELOW], Share)))
     if RISK in given:
         path = Path(given[RISK_FROM])
-        return (NoneOfThese(NoneBelow.of_risk(number(RISK, given[RISK], Share), Risks.read(path), path)),)
-    return ()
+        return NoneOfThese(NoneBelow.of_risk(number(RISK, given[RISK], Share), Risks.read(path), path))
+    return None

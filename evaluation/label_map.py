@@ -63,8 +63,9 @@ def label_map(
         chunk: words upsampled at once; does not change the result.
     """
     scale = decision.temperature if scores == "cosine" else 1.0
-    rule = decision.background if background is not None else "none"
-    needs_score = with_score or (rule in ("words", "constant") and decision.background_value > 0)
+    by_threshold = background is not None and decision.background in ("words", "constant")
+    threshold = decision.background_value if by_threshold else 0.0
+    needs_score = with_score or threshold > 0
     refine = None
     if decision.refine == "pamr":
         image = F.interpolate(windows.image[None], size, mode="bilinear", align_corners=False)[0]
@@ -86,8 +87,8 @@ def label_map(
     score = None
     if needs_score:
         score = best if log_sum is None else torch.exp(best - log_sum)
-        if rule in ("words", "constant") and background is not None:
-            below = score < decision.background_value
+        if background is not None and threshold > 0:
+            below = score < threshold
             labels, score = torch.where(below, background, labels), torch.where(below, 1 - score, score)
     return LabelMap(labels.to(torch.uint8), score)
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.files import atomic_path, read_bytes
 from evaluation.selective import THRESHOLDS, UNIT, kept
 
@@ -78,7 +78,7 @@ class Risks:
             if not numbers or len({len(column) for column in columns}) != 1 or not isinstance(found.pictures, int):
                 raise ValueError("its columns do not fit")
         except (ValueError, TypeError) as error:
-            raise UserError(f"'{path}' is no risk file: {' '.join(str(error).split())[:200]}. {AGAIN}") from error
+            raise UserError(f"'{path}' is no risk file: {in_one_line(error)}. {AGAIN}") from error
         return found
 
     def bound(self, place: int) -> float:

@@ -23,6 +23,7 @@ THRESHOLDS = torch.cat([torch.zeros(1), EDGES])  # (B,): bin b holds the confide
 BINS = len(THRESHOLDS)
 UNIT = 2**32  # of a picture's loss, as a whole number, so that sums are exact in any order
 RIGHT, WRONG, LEFT_OUT = range(3)  # rows of a histogram
+STATED = (0.1, 0.2)  # risks at which coverages are told
 
 
 class RiskCoverage(Metric):

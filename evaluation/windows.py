@@ -39,11 +39,6 @@ class WindowScores:
         """(R, S)."""
         return self.image.shape[1], self.image.shape[2]
 
-    @property
-    def crops(self) -> Tensor:
-        """The windows themselves, (N, 3, H, W)."""
-        return torch.stack([self.image[:, top:bottom, left:right] for top, left, bottom, right in self.boxes])
-
     def merge(self, words: slice, size: tuple[int, int]) -> Tensor:
         """Scores (q, H, W) of some words at the original size.
 
@@ -92,9 +87,18 @@ def window_boxes(height: int, width: int, rules: Windows) -> list[Box]:
     if rules.crop is None or rules.stride is None:
         return [(0, 0, height, width)]
     crop_h, crop_w = min(rules.crop, height), min(rules.crop, width)
-    tops = [min(i * rules.stride, height - crop_h) for i in range(count_windows(height, rules.crop, rules.stride))]
-    lefts = [min(i * rules.stride, width - crop_w) for i in range(count_windows(width, rules.crop, rules.stride))]
+    tops, lefts = (window_starts(side, rules.crop, rules.stride) for side in (height, width))
     return [(top, left, top + crop_h, left + crop_w) for top in tops for left in lefts]
+
+
+def window_starts(length: int, crop: int, stride: int) -> list[int]:
+    """Where the windows along a side begin; the last one is shifted back inside."""
+    return [min(i * stride, max(length - crop, 0)) for i in range(count_windows(length, crop, stride))]
+
+
+def cut(image: Tensor, boxes: list[Box]) -> Tensor:
+    """The windows (N, C, h, w) of an image or of scores (C, R, S), all of one size."""
+    return torch.stack([image[:, top:bottom, left:right] for top, left, bottom, right in boxes])
 
 
 def score_windows(score: Callable[[Tensor], Tensor], images: list[Tensor], rules: Windows, batch: int) -> list[WindowScores]:

@@ -21,7 +21,7 @@ from backbones.cass import distilled
 from backbones.clip import CLIP
 from common.errors import UserError
 from common.values import Amount, Share
-from evaluation.windows import WindowScores
+from evaluation.windows import WindowScores, cut
 from methods.over_all_windows import OverAllWindows
 
 NEAREST = 2  # patches that a text is turned towards
@@ -104,7 +104,7 @@ class CASS(OverAllWindows):
 
     def together(self, windows: WindowScores) -> WindowScores:
         prior_share, patch_share, _ = self.numbers
-        seen = windows.crops if self.vocabulary.name in PRIOR_OF_WINDOWS else windows.image[None]
+        seen = cut(windows.image, windows.boxes) if self.vocabulary.name in PRIOR_OF_WINDOWS else windows.image[None]
         prior = (self.whole(seen) @ self.text_QC.T).expand(len(windows.scores), -1)
         text = turned(self.text_QC, self.groups, prior, windows.scores.flatten(2), patch_share)
         alike = torch.einsum("mchw,mqc->mqhw", windows.scores, text)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.windows import WindowScores, overlaid
+from evaluation.windows import WindowScores, cut, overlaid
 from methods.over_all_windows import OverAllWindows
 
 ALPHA, STEPS, TOLERANCE = 0.95, 10, 1e-6  # of the propagation; after ten steps it is stopped, solved or not
@@ -59,7 +59,7 @@ class LPOSS(OverAllWindows):
         large = F.interpolate(scores, (bottom - top, right - left), mode="bilinear", align_corners=False)
         merged = overlaid(large, windows.boxes, windows.size)
         found = propagated(pixel_graph(windows.image), merged.flatten(1).T).T.unflatten(1, windows.size)
-        return torch.stack([found[:, t:b, le:r] for t, le, b, r in windows.boxes])
+        return cut(found, windows.boxes)
 
 
 def centres(windows: WindowScores, stride: int) -> Tensor:

@@ -68,7 +68,7 @@ class NoneOfThese(Callback):
 
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         if self.chosen.risks is not None and self.chosen.path is not None:
-            self.chosen.risks.check(asked_of(pl_module), self.chosen.path)
+            self.chosen.risks.check(asked_of(pl_module, weights_hash(pl_module)), self.chosen.path)
         rank_zero_only(print)(self.chosen, flush=True)
 
     def on_predict_batch_end(
@@ -79,13 +79,13 @@ class NoneOfThese(Callback):
                 outputs[place] = none_below(found, self.chosen.threshold, pl_module.vocabulary.ignore_index)
 
 
-def asked_of(model: Any) -> dict[str, Any]:
-    """All that a pixel's class and probability depend on besides the picture, as JSON holds it."""
+def asked_of(model: Any, weights: str) -> dict[str, Any]:
+    """All that a pixel's class and probability depend on besides the picture, as JSON holds it; ``weights`` are their hash."""
     asked = {
         "methods": type(model).__name__,
         "options": own_options(model),
         "words": {name: ", ".join(words) for name, words in zip(model.vocabulary.names, model.vocabulary.queries, strict=True)},
-        "weights": weights_hash(model),
+        "weights": weights,
         "rules": model.protocol.content,
     }
     found: dict[str, Any] = json.loads(json.dumps(asked, default=str))

@@ -90,16 +90,14 @@ class SavePredictions(Callback):
 
 def save_picture(folder: Path, name: str, image: Tensor, result: LabelMap, vocabulary: Vocabulary) -> dict[str, Any]:
     """Writes what there is to see of a picture (3, H, W) in [0, 1]; returns its row of ``predictions.json``."""
-    pixels = as_bytes(image)
-    labels = result.labels.cpu().numpy()
+    pixels, (labels, score) = as_bytes(image), on_cpu(result)
     save_png(label_image(labels, vocabulary.palette), folder / "labels" / f"{name}.png")
     overlay = tint(pixels, labels, vocabulary.palette, vocabulary.background)
     save_png(with_legend(overlay, labels, vocabulary), folder / "overlays" / f"{name}.png")
     if result.segments is not None:
         segments = result.segments.cpu().numpy().astype(np.uint8)
         save_png(blend(pixels, segments, token_colours()), folder / "segments" / f"{name}.png")
-    shares = Shares(vocabulary.names).add(*on_cpu(result))
-    return {"picture": name, "size": list(labels.shape), **shares.row()}
+    return {"picture": name, "size": list(labels.shape), **Shares(vocabulary.names).add(labels, score).row()}
 
 
 def save_rows(

@@ -22,7 +22,7 @@ from common.randomness import run_seed
 from common.weights import weights_hash
 from evaluation.protocol_in_words import in_words
 from evaluation.risk_control import Risks
-from evaluation.selective import coverage_at, told_apart
+from evaluation.selective import STATED, coverage_at, told_apart
 from reporting.cells import percent, safe_cell
 from reporting.figures import KeepPanels, panel_images
 from reporting.none_of_these import RISKS, asked_of
@@ -31,7 +31,6 @@ from reporting.worst import Worst
 
 PICTURES = 4
 RESULT = "result"
-STATED = (0.1, 0.2)  # risks at which coverages are told
 MEASURES = ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_miou", "small_miou", "aurc")
 
 
@@ -121,9 +120,9 @@ class SaveResults(Measure):
             print_table(result, model.protocol.published)
         if folder:
             save(folder / stage, result, panels)
-            risks = Risks.of(asked_of(model), result.data, result.histogram, result.losses, result.judged)
-            risks.save(folder / stage / RISKS)
-            if stage == "test":
+            if stage == "test":  # not at every validation of a training: it asks for a hash of all weights
+                asked = asked_of(model, result.weights)
+                Risks.of(asked, result.data, result.histogram, result.losses, result.judged).save(folder / stage / RISKS)
                 print(f"metrics.json, per_class.csv, {RISKS}, panels and {RESULT}.safetensors are in {folder / stage}")
 
 

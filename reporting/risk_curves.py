@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from evaluation.selective import LEFT_OUT, coverage_at, risk_at, told_apart
+from evaluation.selective import LEFT_OUT, STATED, coverage_at, risk_at, told_apart
 from reporting.columns import Column
-from reporting.recorder import STATED
 
 POINTS = 60  # of a curve
 LEFT, RIGHT, TOP, BOTTOM = 50, 470, 10, 250  # of the axes in the drawing

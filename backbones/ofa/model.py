@@ -75,7 +75,7 @@ class Encoder(nn.Module):
         absolute = absolute[None].masked_fill(padding_mask[:, None, None], -torch.inf)
         found = []
         for image_table, text_table in zip(self.image_rel_pos_table_list, self.token_rel_pos_table_list, strict=True):
-            cells = positions.image_bias(image_table, *grid, c.image_side, c.grid)
+            cells = positions.grid_bias(image_table, c.grid, c.image_side, *grid)
             words = positions.text_bias(text_table, len(rows) - length, c.text_buckets, c.text_positions)
             apart = [F.pad(cells, (0, len(rows) - length)), F.pad(words, (length, 0))]
             found.append(absolute + torch.cat(apart, 1))
@@ -120,7 +120,7 @@ class Decoder(nn.Module):
         if causal:
             own = own.masked_fill(torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1), -torch.inf)
         for layer, bias in zip(self.layers, relative, strict=True):
-            x = layer(x, bias.add_(own)[None], encoded.states, cross)
+            x = layer(x, (own + bias)[None], encoded.states, cross)
         features: Tensor = self.layer_norm(x)
         return features
 

@@ -37,14 +37,6 @@ def text_bias(table: nn.Module, length: int, half: int, longest: int) -> Tensor:
     return bias.permute(2, 0, 1)
 
 
-def image_bias(table: nn.Module, height: int, width: int, side: int, grid: int) -> Tensor:
-    """(H, L, L) between picture cells: those of a square of ``grid`` cells a side, resized where the grid is another.
-
-    Also where it is smaller, as IFSeg's code does; OFA itself looks such a grid up in the table.
-    """
-    return grid_bias(table, grid, side, height, width)
-
-
 def map_bias(table: nn.Module, height: int, width: int, grid: int) -> Tensor:
     """(H, 1 + L, 1 + L) between the start token and the cells of a map, resized where the grid is another.
 
@@ -60,6 +52,8 @@ def map_bias(table: nn.Module, height: int, width: int, grid: int) -> Tensor:
 
 def grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int) -> Tensor:
     """(H, L, L) of a square of ``grid`` cells a side, out of a table for grids of ``side``, resized to (height, width).
+
+    A smaller grid is resized, too, as in IFSeg's code; OFA itself looks it up in the table.
 
     The table is itself a picture of offsets, in which a cell (y, x) that looks at (y', x') finds its bias at
     (y - y' + side - 1, x - x' + side - 1): what one cell sees is a window of it, turned by half a turn. Windows have a quick

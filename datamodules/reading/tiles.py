@@ -24,7 +24,7 @@ from torch.utils.data import IterableDataset
 
 from common.batch import Box, Item
 from common.errors import UserError, how_to_install, in_one_line
-from evaluation.windows import count_windows
+from evaluation.windows import window_starts
 
 CACHE = 64  # MB of decoded blocks that GDAL keeps, instead of a twentieth of all memory
 
@@ -58,8 +58,7 @@ class Tiling:
 
     def spans(self, length: int) -> list[Span]:
         """The tiles along a side of a picture."""
-        step, last = self.side - self.overlap, max(length - self.side, 0)
-        starts = [min(i * step, last) for i in range(count_windows(length, self.side, step))]
+        starts = window_starts(length, self.side, self.side - self.overlap)
         middles = [(before + self.side + after) // 2 for before, after in pairwise(starts)]
         edges = pairwise([0, *middles, length])
         return [Span(start, *edge) for start, edge in zip(starts, edges, strict=True)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from backbones.cass import complementary, eigen, joint_graph, spectrum
 from backbones.clip import CHECKPOINTS
 from common.errors import UserError
-from evaluation.windows import WindowScores
+from evaluation.windows import WindowScores, cut
 from methods.cass import CASS, RELEASED, groups_of, turned
 from tests.conftest import ROOT, needs_shared
 from tests.methods.test_proxy_clip import drawn_dino
@@ -96,7 +96,7 @@ def test_every_window_knows_the_whole_picture() -> None:
     model.use_vocabulary("cityscapes")
     (found,) = model.score_images([image])
     assert found.scores.shape[0] == 2
-    torch.testing.assert_close(found.scores[:, :, 0, 0], model.whole(found.crops) @ model.text_QC.T)
+    torch.testing.assert_close(found.scores[:, :, 0, 0], model.whole(cut(found.image, found.boxes)) @ model.text_QC.T)
 
 
 @torch.no_grad()
