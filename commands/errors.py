@@ -39,10 +39,12 @@ def plain_errors() -> Iterator[None]:
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())[:500]) from error
     except RuntimeError as error:
+        _raise_what_stopped_it(error)
         if (explained := explain_runtime_error(str(error))) is None:
             raise
         raise UserError(explained) from error
     except (OSError, EOFError) as error:  # a batch that a dead loader process was to hand over
+        _raise_what_stopped_it(error)
         if not any(frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__)):
             raise
         raise UserError(LOADER_ENDED.format(error)) from error
@@ -77,6 +79,13 @@ def explain(message: str) -> str:
     noise = ("Expected a <class 'NoneType'>", "Subtypes:", "Given value", "Does not validate", "Errors:", "Expected a path but")
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(noise))[:500]
+
+
+def _raise_what_stopped_it(error: Exception) -> None:
+    """Ctrl-C ends the loader processes, too, and torch's word of their end may come while the command is stopping."""
+    stopped = next((e for e in _causes(error) if isinstance(e, KeyboardInterrupt)), None)
+    if stopped is not None:
+        raise stopped from None
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 import cli
 from commands.errors import plain_errors
 from common.errors import UserError
+from common.stopping import Terminated
 from reporting.checkpoints import last_checkpoint
 from tests.contract.test_resume import command
 
@@ -49,6 +50,16 @@ def test_nor_is_it_a_traceback_when_it_was_handing_a_batch_over(error: Exception
         _try_get_data()
     with pytest.raises(type(error)), plain_errors():
         raise type(error)("of something else")
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt(), Terminated()])
+def test_a_loader_process_that_the_same_ctrl_c_ended_is_no_fault(stopped: KeyboardInterrupt) -> None:
+    """Seen once in CI: torch's word of the dead process came while Lightning was handling the Ctrl-C."""
+    error = RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1.")
+    error.__context__ = stopped
+    with pytest.raises(type(stopped)) as found, plain_errors():
+        raise error
+    assert found.value is stopped
 
 
 def children(pid: int) -> list[int]:
