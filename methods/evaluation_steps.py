@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import lightning
@@ -16,6 +18,22 @@ from evaluation.label_map import LabelMap
 from evaluation.metrics import NO_IMAGE, ConfusionMatrix
 from evaluation.selective import RiskCoverage
 from evaluation.vocabulary import Vocabulary
+
+
+def evaluating(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a method of a module in evaluation mode (no dropout), whatever mode it is in, and restores every part's mode."""
+
+    @wraps(work)
+    def run(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        modes = [(part, part.training) for part in module.modules()]
+        module.eval()
+        try:
+            return work(module, *args, **kwargs)
+        finally:
+            for part, training in modes:
+                part.training = training
+
+    return run
 
 
 class EvaluationSteps(lightning.LightningModule):

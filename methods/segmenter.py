@@ -2,25 +2,21 @@
 
 A method implements :meth:`Segmenter.embed_vocabulary` (what the class names become) and :meth:`Segmenter.forward`
 (images -> scores of the words at the backbone's stride); one that learns also ``training_step`` and
-``configure_optimizers``, and :meth:`Segmenter.prepare_fit` for what comes before training. Windows, upsampling, background,
+``configure_optimizers``, and what :mod:`methods.training_steps` asks for besides. Windows, upsampling, background,
 label map and metric are in :mod:`evaluation`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from functools import wraps
-from typing import Any, ClassVar, NamedTuple, overload
+from collections.abc import Mapping
+from typing import Any, ClassVar, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from common.errors import UserError
 from common.images import ImageLike, as_images
-from common.randomness import run_seed
-from common.restorable import fill_in, leave_out
 from common.values import Count, check_values
 from evaluation.inference import Inference
 from evaluation.kept_scores import KeptScores
@@ -32,45 +28,17 @@ from evaluation.segmentation import Segmentation
 from evaluation.selective import RiskCoverage
 from evaluation.vocabulary import Vocabulary
 from evaluation.windows import WindowScores
-from methods.evaluation_steps import EvaluationSteps
-from methods.supervision import Supervision, holds_mask
+from methods.evaluation_steps import EvaluationSteps, evaluating
+from methods.training_steps import TrainingSteps
 
 
-def evaluating(work: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs a method of a module in evaluation mode (no dropout), whatever mode it is in, and restores every part's mode."""
-
-    @wraps(work)
-    def run(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        modes = [(part, part.training) for part in module.modules()]
-        module.eval()
-        try:
-            return work(module, *args, **kwargs)
-        finally:
-            for part, training in modes:
-                part.training = training
-
-    return run
-
-
-class Exported(NamedTuple):
-    """Tensors for a safetensors file, and texts beside them."""
-
-    tensors: dict[str, Tensor]
-    texts: dict[str, str] = {}  # noqa: RUF012 (never changed)
-
-
-class Segmenter(EvaluationSteps, ABC):
+class Segmenter(TrainingSteps, EvaluationSteps, ABC):
     """Base of all methods.
 
     Attributes:
-        sees: what the method's training sees; a variant that sees more says so in its ``__init__``.
-        tower_saw: labels that a pretrained backbone saw beyond captions; empty for none.
         scores: what :meth:`forward` gives, see :func:`evaluation.label_map.label_map`.
         closed: number of outputs that training has fixed; None where any words can be asked.
-        figure: PNG of what training learnt from, shown in reports; None where there is none to show.
-        images_per_step: of the training, over all processes and accumulated batches.
         no_graph: why the method cannot be exported as a graph; empty where nothing is known against it.
-        pretrained_parts: submodules that the constructor loads from named weights; of them, checkpoints hold what is trained.
 
     Args:
         protocol: name of a preset; the benchmark's own values apply where the preset has some.
@@ -78,15 +46,9 @@ class Segmenter(EvaluationSteps, ABC):
         window_batch: windows scored at once; bounds the memory, does not change the result.
     """
 
-    sees: Supervision = Supervision.NOTHING
-    tower_saw: str = ""
     scores: ClassVar[Scores] = "cosine"
     closed: int | None = None
-    figure: bytes | None = None
-    images_per_step: int = 1
-    pretrained_parts: tuple[str, ...] = ()
     no_graph: str = ""
-    frozen_hash: str | None = None  # of the others of their weights, once a checkpoint has asked
 
     def __init__(
         self, protocol: str = "shapes", protocol_values: ProtocolValues | None = None, window_batch: Count = 64
@@ -127,18 +89,6 @@ class Segmenter(EvaluationSteps, ABC):
         """Scores and :meth:`patch_features` of the same images; a method that has both from one pass gives them here."""
         return self(images), self.patch_features(images)
 
-    def prepare_fit(self, images: Any, workers: int) -> None:
-        """What comes before training, such as embedding all images once.
-
-        Args:
-            images: the training images, by (epoch, index); see :class:`methods.per_image.StillImages`.
-            workers: loader processes to read them with.
-        """
-
-    def export(self) -> dict[str, Exported]:
-        """What training leaves behind beside checkpoints, by file name, written into the run's folder at its end."""
-        return {}
-
     def followed_rules(self) -> frozenset[str]:
         """Names of the protocol's rules that have an effect here: those of evaluation, and what a method adds."""
         rules = WINDOW_RULES | DECISION_RULES
@@ -159,11 +109,6 @@ class Segmenter(EvaluationSteps, ABC):
         return "position_resize" in self.followed_rules()
 
     # The shared rest ---------------------------------------------------------------------------------------------
-
-    @property
-    def sees_in_words(self) -> str:
-        """For tables: what the training saw, and the labels that the backbone saw before."""
-        return f"{self.sees.value}, its tower {self.tower_saw}" if self.tower_saw else self.sees.value
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -278,30 +223,10 @@ class Segmenter(EvaluationSteps, ABC):
         return f"{type(self).__name__}(sees {self.sees_in_words}, protocol {self.protocol_name}{asked}{more})"
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
-        if stage == "fit":
-            per_process = getattr(data, "train_batch_size", 1)
-            self.images_per_step = per_process * self.trainer.world_size * self.trainer.accumulate_grad_batches
         vocabulary = getattr(data, "vocabulary", None)
         if vocabulary is not None:
             self.use_vocabulary(vocabulary)
         elif stage != "fit":
             raise UserError(f"{type(data).__name__} brings no vocabulary; give a benchmark or --classes.")
-
-    def on_fit_start(self) -> None:
-        if type(self).prepare_fit is not Segmenter.prepare_fit:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-            self.prepare_fit(data.train_dataloader().dataset, data.num_workers)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """The zero-label firewall; and what a step draws depends on its place alone, so that a run can go on anywhere."""
-        if self.sees is not Supervision.MASKS and holds_mask(batch):
-            raise UserError(f"a training batch of {type(self).__name__} holds a mask; no label may reach training.")
-        place = [run_seed(), self.current_epoch, batch_idx, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out(self, checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        fill_in(self, checkpoint)

@@ -22,8 +22,8 @@ from methods.dense_clip import DenseCLIP
 from methods.freeseg.pooling import Pooling, attended, pool
 from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw, warmup_cosine, with_step_schedule
-from methods.segmenter import Exported
 from methods.supervision import Supervision
+from methods.training_steps import Exported
 
 
 class ICLIP(DenseCLIP):

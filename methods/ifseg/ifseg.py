@@ -17,11 +17,11 @@ from torch import Tensor
 
 from common.values import Amount, Natural, Share
 from evaluation.refine import average_neighbours
+from methods.evaluation_steps import evaluating
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.ifseg.word_maps import draw_maps
 from methods.map_loss import map_cross_entropy, upsampling
 from methods.optim import warmup_cosine, with_step_schedule
-from methods.segmenter import evaluating
 from methods.supervision import Supervision
 
 BETAS = (0.9, 0.999)

@@ -24,9 +24,9 @@ from backbones.clip import CLIP
 from common.values import Amount, Natural
 from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw_in_two_phases
-from methods.segmenter import Exported
 from methods.supervision import Supervision
 from methods.training_free import TrainingFree
+from methods.training_steps import Exported
 
 
 class CaptionPretraining(TrainingFree):

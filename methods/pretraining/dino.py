@@ -22,8 +22,8 @@ from backbones.patch_features import load_patch_features
 from common.values import Amount, Count, Natural, Share
 from methods.optim import adamw, warmup_cosine, with_step_schedule
 from methods.proxy_clip import ProxyCLIP
-from methods.segmenter import Exported
 from methods.supervision import Supervision
+from methods.training_steps import Exported
 
 GLOBAL, LOCAL = (0.2, 0.6), (0.05, 0.2)  # share of the picture's area that a crop shows
 GLOBAL_SIDE, LOCAL_SIDE = 1 / 2, 1 / 4  # of the picture's side, whatever a crop shows

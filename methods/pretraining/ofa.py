@@ -23,8 +23,8 @@ from common.errors import UserError
 from common.values import Amount, Natural
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.optim import adamw_in_two_phases
-from methods.segmenter import Exported
 from methods.supervision import Supervision
+from methods.training_steps import Exported
 
 
 class OFAPretraining(OFASegmenter):

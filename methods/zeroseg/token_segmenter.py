@@ -15,7 +15,8 @@ from evaluation.label_map import LabelMap
 from evaluation.metrics import NO_IMAGE, ConfusionMatrix
 from evaluation.rules import PROMPT_RULES
 from evaluation.windows import resize_image
-from methods.segmenter import Segmenter, evaluating
+from methods.evaluation_steps import evaluating
+from methods.segmenter import Segmenter
 from methods.zeroseg.segment_tokens import SegmentTokens, of_pixels, token_affinity
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import METHODS
-from methods.segmenter import Supervision
+from methods.supervision import Supervision
 
 
 class Learner(METHODS["TrainingFree"]):

@@ -15,7 +15,7 @@ from evaluation import Vocabulary
 from evaluation.kept_scores import KeepScores
 from evaluation.rules import RULES
 from methods import METHODS, Segmenter
-from methods.segmenter import Supervision
+from methods.supervision import Supervision
 from tests.data import DATA
 
 SHAPES = {"pictures": 3, "train_pictures": 8, "train_batch_size": 4, "num_workers": 0}

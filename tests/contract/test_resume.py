@@ -18,7 +18,7 @@ import cli
 from common.errors import UserError
 from common.registry import subclasses_below
 from methods import METHODS, Segmenter, pretraining
-from methods.segmenter import Supervision
+from methods.supervision import Supervision
 from reporting.checkpoints import AtomicCheckpointIO, PeriodicCheckpoint, last_checkpoint
 from tests.contract.test_contract import SHAPES, shapes, trainer, trains
 
