@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import common.compat  # noqa: F401  (must come before lightning)
@@ -17,8 +18,10 @@ from common.errors import UserError, known
 PROCESSES_PER_CORE = 4
 
 
-def check_trainer(accelerator: Any, strategy: Any, devices: Any) -> None:
+def check_trainer(accelerator: Any, strategy: Any, devices: Any, precision: Any) -> None:
     """Checks the values of these options of the trainer; objects and numbers that Lightning knows better are left to it.
+
+    On a CPU that has to emulate bf16 it says so.
 
     Raises:
         UserError: an unknown name, or far more processes than cores.
@@ -29,6 +32,13 @@ def check_trainer(accelerator: Any, strategy: Any, devices: Any) -> None:
         known("strategy", strategy, ["auto", *StrategyRegistry.available_strategies()])
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         check_processes(devices)
+        if str(precision).startswith("bf16") and not has_bf16(torch.cpu.get_capabilities()):
+            print(f"note: this CPU has no bf16 arithmetic: '{precision}' is 4 to 8 times slower here than 32-true.", file=sys.stderr)
+
+
+def has_bf16(capabilities: dict[str, Any]) -> bool:
+    """Whether a CPU computes in bf16, by what torch says of it: ``amx_bf16``, ``avx512_bf16``, ``sve_bf16`` ..."""
+    return any(on for name, on in capabilities.items() if "bf16" in name)
 
 
 def learns(method: type[LightningModule]) -> bool:

@@ -91,7 +91,7 @@ class ZeroLabelCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """One folder per run, unless the user chose a logger; ``--ckpt_path last`` is the newest checkpoint of them all."""
         asked = self._get(self.config, "trainer")
-        check_trainer(asked.accelerator, asked.strategy, asked.devices)
+        check_trainer(asked.accelerator, asked.strategy, asked.devices, asked.precision)
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]

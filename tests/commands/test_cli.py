@@ -19,6 +19,7 @@ from PIL import Image
 
 import cli
 from commands import network
+from commands.checks import check_trainer
 from common.errors import UserError
 from datamodules.pictures import find_images
 from datamodules.unlabeled import image_source
@@ -376,3 +377,14 @@ def test_two_processes_count_each_picture_once(tmp_path: Path) -> None:
         found.append(json.loads(next(folder.rglob("metrics.json")).read_text()))
     assert found[0]["pictures"] == 5
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("capabilities", "noted"), [({"avx2": True, "amx_bf16": False}, True), ({"avx512_bf16": True}, False)])
+def test_bf16_on_a_cpu_that_has_none_is_noted(
+    capabilities: dict[str, bool], noted: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    check_trainer("cpu", "auto", 1, "bf16-mixed")
+    assert ("'bf16-mixed' is 4 to 8 times slower here than 32-true" in capsys.readouterr().err) == noted
+    check_trainer("cpu", "auto", 1, "32-true")
+    assert not capsys.readouterr().err
