@@ -18,10 +18,8 @@ from common.errors import UserError, known
 PROCESSES_PER_CORE = 4
 
 
-def check_trainer(accelerator: Any, strategy: Any, devices: Any, precision: Any) -> None:
+def check_trainer(accelerator: Any, strategy: Any, devices: Any) -> None:
     """Checks the values of these options of the trainer; objects and numbers that Lightning knows better are left to it.
-
-    On a CPU that has to emulate bf16 it says so.
 
     Raises:
         UserError: an unknown name, or far more processes than cores.
@@ -30,15 +28,20 @@ def check_trainer(accelerator: Any, strategy: Any, devices: Any, precision: Any)
         known("accelerator", accelerator, ["auto", "gpu", *AcceleratorRegistry.available_accelerators()])
     if isinstance(strategy, str):
         known("strategy", strategy, ["auto", *StrategyRegistry.available_strategies()])
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+    if on_cpu(accelerator):
         check_processes(devices)
-        if str(precision).startswith("bf16") and not has_bf16(torch.cpu.get_capabilities()):
-            print(f"note: this CPU has no bf16 arithmetic: '{precision}' is 4 to 8 times slower here than 32-true.", file=sys.stderr)
 
 
-def has_bf16(capabilities: dict[str, Any]) -> bool:
-    """Whether a CPU computes in bf16, by what torch says of it: ``amx_bf16``, ``avx512_bf16``, ``sve_bf16`` ..."""
-    return any(on for name, on in capabilities.items() if "bf16" in name)
+def on_cpu(accelerator: Any) -> bool:
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+
+
+def note_emulated_precision(accelerator: Any, precision: Any) -> None:
+    """Says that bf16 is slow where the CPU knows nothing like ``amx_bf16``, ``avx512_bf16`` or ``sve_bf16``."""
+    can = any(has for name, has in torch.cpu.get_capabilities().items() if "bf16" in name)
+    if on_cpu(accelerator) and str(precision).startswith("bf16") and not can:
+        slower = "is 4 to 8 times slower here than 32-true"
+        print(f"note: this CPU has no bf16 arithmetic: '{precision}' {slower}.", file=sys.stderr)
 
 
 def learns(method: type[LightningModule]) -> bool:

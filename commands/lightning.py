@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import datamodules
 import methods
-from commands.checks import check_trainer, learns
+from commands.checks import check_trainer, learns, note_emulated_precision
 from commands.errors import plain_errors
 from commands.help import CONFIG_OPTIONS, HELP_ALL, HELP_OPTIONS, print_help
 from commands.network import ask_the_network_first
@@ -91,7 +91,8 @@ class ZeroLabelCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """One folder per run, unless the user chose a logger; ``--ckpt_path last`` is the newest checkpoint of them all."""
         asked = self._get(self.config, "trainer")
-        check_trainer(asked.accelerator, asked.strategy, asked.devices, asked.precision)
+        check_trainer(asked.accelerator, asked.strategy, asked.devices)
+        note_emulated_precision(asked.accelerator, asked.precision)
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
