@@ -15,6 +15,7 @@ class Supervision(Enum):
     CAPTIONS = "pictures with captions"
     BOXES = "pictures with captions and boxes"
     SELECTION = "class names; labels choose the step (oracle)"
+    NAMELESS = "masks without names (oracle)"
     MASKS = "masks (oracle)"
 
 
