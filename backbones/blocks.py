@@ -56,13 +56,13 @@ def joined(block: ResidualAttentionBlock, mixed: Tensor) -> Tensor:
 
 
 def values_mixed(layers: Layers, tokens: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The last block's values of tokens (B, 1 + n, D), resized to a grid (I, J) and mixed there, alike in all heads: (B, I*J, D).
+    """The last block's values of tokens, resized to a grid (I, J) and mixed there, alike in all heads: (B, I*J, D).
 
     No residual and no MLP.
 
     Args:
         layers: CLIP before its last block.
-        tokens: what the block sees.
+        tokens: what the block sees, (B, 1 + n, D).
         weights: (B, I*J, I*J), rows that sum to 1.
         grid: (I, J).
     """

@@ -49,8 +49,8 @@ def merged(regions: Tensor, features: Tensor) -> Tensor:
     """Numbers (I, J) from 0 on of one picture's regions once those that are alike are one; 0 is where no mask is.
 
     The released code calls DBSCAN with one sample, whose clusters are the connected parts of the graph of near neighbours. As
-    there, a region's distance is not from 1 but from the largest cosine, and the region with the least number is taken to lie in
-    no mask, also where masks cover everything.
+    there, a distance is what a cosine lacks of the largest one, and the region with the least number is taken to lie in no
+    mask, also where masks cover everything.
     """
     values, number = regions.unique(return_inverse=True)
     if len(values) <= 2:

@@ -1,8 +1,8 @@
 """Regions of a picture: the masks of SAM 2 (2024) for a grid of points, drawn into one map of numbers.
 
 The thresholds are those that CorrCLIP asks its generator for (zdk258/CorrCLIP@103bc18, CorrCLIPv1). transformers' own pipeline
-for masks is not called, because it spreads the points as SAM's pictures lie, padded to squares: SAM 2's are squeezed, so that the
-right or lower part of a rectangle would get no point.
+for masks is not called, because it spreads the points as in SAM's pictures, which are padded to squares. SAM 2's are squeezed
+into them, so that the right or lower part of a rectangle would get no point.
 
 Shapes: (H, W) the picture, P points, N masks kept.
 """

@@ -1,6 +1,6 @@
 """CorrCLIP (ICCV 2025): patches of CLIP are mixed inside regions that SAM 2 finds, and each region gets one label.
 
-The mixing is in :mod:`backbones.corrclip`, the regions are from :mod:`backbones.region_masks`. Nothing is trained here, but SAM 2
+The mixing is in :mod:`backbones.corrclip`, the regions are from :mod:`backbones.region_masks`. Nothing is trained here. SAM 2
 was, with masks that have no names, so that the method stands with the oracles, outside the ranking.
 
 Shapes: B windows, (H, W) a picture, (R, S) the resized picture, (I, J) DINO's grid, K words.
