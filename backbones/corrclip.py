@@ -78,7 +78,7 @@ def correlations(features: Tensor, regions: Tensor) -> Tensor:
 
 
 def spatial_tokens(layers: Layers) -> list[Tensor]:
-    """Tokens after the blocks of the spatial branch; of a ViT too shallow for any, of its first (INFERRED)."""
+    """Tokens after the blocks of the spatial branch; in a ViT of fewer than five, after the last that may be one (INFERRED)."""
     depth = len(layers.tokens) + 1
     end = max(depth - 2, 1)
     start = end - SPATIAL_BLOCKS.get(depth, depth - OTHER_DEPTHS)

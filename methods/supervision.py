@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Supervision(Enum):
-    """What a method's own training was allowed to see (its pretrained backbone is named beside it)."""
+    """What a method's own training was allowed to see (its pretrained backbone is named beside it), or its regions'."""
 
     NOTHING = "nothing"
     NAMES = "class names"
