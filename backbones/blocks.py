@@ -21,11 +21,13 @@ class Layers:
         tokens: (B, 1 + n, D) after each block but the last, the first block's first; row 0 is the class token.
         last: the last block, which has not run.
         grid: (h, w).
+        embedded: (B, 1 + n, D), what the first block sees.
     """
 
     tokens: list[Tensor]
     last: ResidualAttentionBlock
     grid: tuple[int, int]
+    embedded: Tensor
 
     def place(self, block: int, of: int = 12) -> int:
         """Position in ``tokens`` of a block that a paper counts from 1 in a ViT of ``of`` blocks; see :func:`at_depth`."""
@@ -51,3 +53,21 @@ def heads_of(block: ResidualAttentionBlock, normed: Tensor) -> tuple[Tensor, Ten
 def joined(block: ResidualAttentionBlock, mixed: Tensor) -> Tensor:
     """The block's output projection of what its heads mixed: (B, heads, tokens, d) -> (B, tokens, D)."""
     return cast(Tensor, block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
+
+
+def values_mixed(layers: Layers, tokens: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The last block's values of tokens, resized to a grid (I, J) and mixed there, alike in all heads: (B, I*J, D).
+
+    No residual and no MLP.
+
+    Args:
+        layers: CLIP before its last block.
+        tokens: what the block sees, (B, 1 + n, D).
+        weights: (B, I*J, I*J), rows that sum to 1.
+        grid: (I, J).
+    """
+    _, _, v = heads_of(layers.last, layers.last.ln_1(tokens))
+    v = v[:, :, 1:].transpose(2, 3).flatten(1, 2).unflatten(2, layers.grid)
+    v = F.interpolate(v, grid, mode="bilinear", align_corners=False)
+    v = v.unflatten(1, (layers.last.attn.num_heads, -1)).flatten(3).transpose(2, 3)
+    return joined(layers.last, weights[:, None] @ v)

@@ -80,7 +80,8 @@ class CLIP(OpenCLIPModel):
 
     def _layers(self, x: Tensor, grid: tuple[int, int]) -> Layers:
         *before, last = self.blocks
-        return Layers([x := block(x) for block in before], last, grid)
+        embedded = x
+        return Layers([x := block(x) for block in before], last, grid, embedded)
 
     def embed_image(self, images: Tensor, unit: bool = True) -> Tensor:
         """Image embeddings (B, C), unit-norm or as they are, of images (B, 3, H, W) in [0, 1]."""

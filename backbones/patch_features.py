@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ PINNED = {  # commits with weights as safetensors
     "facebook/dino-vitb8": "6bd5b7757e4224b035fe579f31fb816985e18e35",
     "facebook/dino-vits8": "483f2fc47097ae6f0afc8bcfb43004224bddeae2",
 }
+
+
+PROJECTIONS = {"keys": ("k_proj",), "values": ("v_proj",), "queries + keys": ("q_proj", "k_proj")}  # names end so; summed
+Part = Literal["tokens", "keys", "values", "queries + keys"]
 
 
 class PatchFeatures(nn.Module):
@@ -67,12 +72,13 @@ class PatchFeatures(nn.Module):
         """Tokens in front of the patches: the class token and registers."""
         return 1 + int(getattr(self.model.config, "num_register_tokens", 0))
 
-    def forward(self, images: Tensor, part: Literal["tokens", "keys", "values"] = "tokens") -> Tensor:
+    def forward(self, images: Tensor, part: Part = "tokens") -> Tensor:
         """Features (B, C, h, w), not normalised; a side that is no whole number of patches is enlarged to the next.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            part: the last tokens after the final norm, or the last block's keys or values, heads one after the other.
+            part: the last tokens after the final norm, or of the last block its keys, its values or the sum of its queries and
+                keys, heads one after the other.
         """
         pixels = self.pixels(images)
         found = self.tokens(pixels) if part == "tokens" else self._of_last_block(pixels, part)
@@ -94,16 +100,17 @@ class PatchFeatures(nn.Module):
         return last
 
     def _of_last_block(self, pixels: Tensor, part: str) -> Tensor:
-        *_, projection = (
-            m for name, m in self.model.named_modules() if name.endswith({"keys": "k_proj", "values": "v_proj"}[part])
-        )
         seen: list[Tensor] = []
-        hook = projection.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        hooks = []
+        for ending in PROJECTIONS[part]:
+            *_, projection = (module for name, module in self.model.named_modules() if name.endswith(ending))
+            hooks.append(projection.register_forward_hook(lambda _module, _inputs, output: seen.append(output)))
         try:
             self.tokens(pixels)
         finally:
-            hook.remove()
-        return seen[0]
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(seen).sum(0)
 
 
 def dino_positions(embeddings: Any, tokens: Tensor, height: int, width: int) -> Tensor:

@@ -135,3 +135,10 @@ def _large_enough(labels: Tensor, class_of_word: Tensor, background: int, share:
     keep = counts > share * foreground
     keep[background] = True
     return [i for i, k in enumerate(class_of_word.tolist()) if keep[k]]
+
+
+def majority_labels(part: Tensor, mask: Tensor, classes: int) -> Tensor:
+    """(H, W) uint8: each part's most frequent label, the least of several; ``mask`` may hold 255 where nothing is known."""
+    known = mask < classes
+    counts = torch.bincount(part[known] * classes + mask[known].long(), minlength=(int(part.max()) + 1) * classes)
+    return counts.view(-1, classes).argmax(1)[part].to(torch.uint8)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.blocks import Layers, heads_of, joined
+from backbones.blocks import Layers, values_mixed
 from backbones.clip import CLIP
 from methods.second_tower import SecondTower
 
@@ -57,11 +57,8 @@ def mixed_by(features: Tensor, layers: Layers) -> Tensor:
         features: (B, C, I, J) of the second tower.
         layers: CLIP before its last block.
     """
-    _, _, v = heads_of(layers.last, layers.last.ln_1(layers.tokens[-1]))
-    v = v[:, :, 1:].transpose(2, 3).flatten(1, 2).unflatten(2, layers.grid)
-    v = F.interpolate(v, features.shape[2:], mode="bilinear", align_corners=False)
-    v = v.unflatten(1, (layers.last.attn.num_heads, -1)).flatten(3).transpose(2, 3)
-    return joined(layers.last, proxy_attention(features)[:, None] @ v)
+    grid = (features.shape[2], features.shape[3])
+    return values_mixed(layers, layers.tokens[-1], proxy_attention(features), grid)
 
 
 def proxy_attention(features: Tensor) -> Tensor:

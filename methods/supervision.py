@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Supervision(Enum):
-    """What a method's own training was allowed to see (its pretrained backbone is named beside it)."""
+    """What a method's own training was allowed to see (its pretrained backbone is named beside it), or its regions'."""
 
     NOTHING = "nothing"
     NAMES = "class names"
@@ -15,6 +15,7 @@ class Supervision(Enum):
     CAPTIONS = "pictures with captions"
     BOXES = "pictures with captions and boxes"
     SELECTION = "class names; labels choose the step (oracle)"
+    NAMELESS = "masks without names (oracle)"
     MASKS = "masks (oracle)"
 
 

@@ -1,1 +1,1 @@
-"""Networks that learnt from masks: what a reader asks about first, reported outside the ranking."""
+"""What learnt from masks, or asks a network that did: what a reader asks about first, reported outside the ranking."""

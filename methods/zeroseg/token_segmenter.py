@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.batch import Batch
 from common.distributed import is_padding_sample
-from evaluation.label_map import LabelMap
+from evaluation.label_map import LabelMap, majority_labels
 from evaluation.metrics import NO_IMAGE, ConfusionMatrix
 from evaluation.rules import PROMPT_RULES
 from evaluation.windows import resize_image
@@ -97,10 +97,3 @@ class TokenSegmenter(Segmenter):
         assert self.oracle is not None
         self.log("test/oracle_miou", self.oracle.result()["miou"].float(), rank_zero_only=True)
         self.log("test/tokens_used", float(sum(self.tokens_used)) / len(self.tokens_used), sync_dist=True)
-
-
-def majority_labels(token: Tensor, mask: Tensor, classes: int) -> Tensor:
-    """(H, W) uint8: each token's most frequent label; ``mask`` may hold 255 where nothing is known."""
-    known = mask < classes
-    counts = torch.bincount(token[known] * classes + mask[known].long(), minlength=(int(token.max()) + 1) * classes)
-    return counts.view(-1, classes).argmax(1)[token].to(torch.uint8)

@@ -38,7 +38,7 @@ def test_patches_gather_those_that_are_alike() -> None:
 
 def test_blocks_are_found_at_their_share_of_the_depth() -> None:
     def places(depth: int) -> list[int]:
-        layers = Layers([torch.empty(0)] * (depth - 1), torch.nn.Identity(), (1, 1))  # type: ignore[arg-type]
+        layers = Layers([torch.empty(0)] * (depth - 1), torch.nn.Identity(), (1, 1), torch.empty(0))  # type: ignore[arg-type]
         return [layers.place(block) for block in (4, 9, 10)]
 
     assert places(12) == [3, 8, 9]

@@ -34,6 +34,8 @@ def test_it_can_be_instantiated(path: Path) -> None:
         embedded = ["--model.weights=null"]
     elif "network_weights" in arguments:
         embedded = ["--model.network_weights=null", "--model.clip=tiny_clip", "--model.pretrained=embedded"]
+    elif "sam" in arguments:
+        embedded = ["--model.sam=null", "--model.dino=tiny_dino", "--model.clip=tiny_clip", "--model.pretrained=embedded"]
     elif arguments.get("size") == "base":
         embedded = ["--model.size=embedded", "--model.clip=tiny_clip", "--model.pretrained=embedded"]
     made = commands.lightning.build(["--config", str(path), "--trainer.logger=false", *embedded])

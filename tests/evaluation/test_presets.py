@@ -1,8 +1,8 @@
 """A preset is what the authors released: every number and every word of it, and the path from scores to labels.
 
 ``released.json`` was written from the released configurations and class files themselves (SCLIP@b56bd30, NACLIP@0cac3a6,
-ClearCLIP@ad68a40, SC-CLIP@0417ba9, ResCLIP@0e085f7, CASS@228ecdd, FLOSS@ccf1d49 (on NACLIP), GroupViT@13b7861, TCL@bc2b551,
-SegCLIP@df09ba2, ifseg@77c075c), not from our own:
+ClearCLIP@ad68a40, SC-CLIP@0417ba9, ResCLIP@0e085f7, CASS@228ecdd, CorrCLIP@103bc18, FLOSS@ccf1d49 (on NACLIP),
+GroupViT@13b7861, TCL@bc2b551, SegCLIP@df09ba2, ifseg@77c075c), not from our own:
 ``sha256`` is the start of the digest of the JSON list of each class's words, in the released order, each stripped of blanks
 around it; classes that are never asked have an empty list.
 """

@@ -22,11 +22,11 @@ from common.randomness import ImageNoise
 from datamodules import DATAMODULES
 from evaluation import Vocabulary
 from evaluation.inference import with_background
+from evaluation.label_map import majority_labels
 from evaluation.windows import resize_image, window_boxes
 from methods import METHODS
 from methods.zeroseg.grouping import GroupingBlock, GroupingRules, SegmentationHead, hard_assignment
 from methods.zeroseg.segment_tokens import SegmentTokens, of_pixels, token_affinity
-from methods.zeroseg.token_segmenter import majority_labels
 from methods.zeroseg.views import embed_views, grid_boxes
 from reporting.predictions import SavePredictions
 from tests.conftest import QUIET
