@@ -27,9 +27,13 @@ RECORDED = Path(__file__).with_name("released_cass.npz")
 
 @needs_shared
 def test_label_maps_are_those_of_the_released_code(tmp_path: Path) -> None:
-    """Up to whole grey levels, also in what DINO sees, and to the approximation of the strongest eigenvectors, drawn there."""
+    """Up to whole grey levels, also in what DINO sees, and to the approximation of the strongest eigenvectors, drawn there.
+
+    The least of the four maps agrees on .990 of the pixels on one kind of CPU and on .989 on another; with the pairs of heads
+    turned round .917, with DINO's released slip of .225 for .255 mended .954.
+    """
     dino = drawn_dino(tmp_path, 8, hidden_size=128, intermediate_size=512)
-    agrees(CASS(dino=dino, protocol="cass", **drawn_clip(tmp_path, 3)), "cass", 0.99, RECORDED)
+    agrees(CASS(dino=dino, protocol="cass", **drawn_clip(tmp_path, 3)), "cass", 0.985, RECORDED)
 
 
 def drawn(*shape: int) -> Tensor:
