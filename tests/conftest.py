@@ -36,4 +36,5 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    os.environ.pop("PL_GLOBAL_SEED", None)  # of a run in an earlier test of this process
     torch.manual_seed(0)

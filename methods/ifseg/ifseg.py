@@ -9,79 +9,47 @@ code decides.
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.values import Amount, Natural, Share
+from common.values import Natural
 from evaluation.refine import average_neighbours
 from methods.evaluation_steps import evaluating
-from methods.ifseg.ofa_segmenter import OFASegmenter
+from methods.ifseg.trained_ofa import TrainedOFA
 from methods.ifseg.word_maps import draw_maps
 from methods.map_loss import map_cross_entropy, upsampling
-from methods.optim import warmup_cosine, with_step_schedule
 from methods.supervision import Supervision
 
-BETAS = (0.9, 0.999)
 
-
-class IFSeg(OFASegmenter):
+class IFSeg(TrainedOFA):
     """Trains an OFA on word maps of the class names alone and, in its self-training variant, on its own label maps.
 
-    Trunk, its projection and all word embeddings are frozen; the class embeddings are also the output layer, so that only
-    the asked classes can be said. The weights after the last step count: the reference keeps the best of its epochs on the
-    *evaluation* pictures, which a method without labels cannot.
+    The weights after the last step count: the reference keeps the best of its epochs on the *evaluation* pictures, which a
+    method without labels cannot.
 
     Args:
-        learning_rate: of AdamW, from the first step, then half a cosine to 0.
-        weight_decay: on all trained weights.
         self_training_from: the step from which on it trains on the smoothed label maps that it gave unlabelled pictures
             (``--data.pictures``) at that step, instead of word maps (Table 4). INFERRED: the labelling model stays as it was
             then (labelling with the model of the moment collapsed with one of two seeds), without dropout, smoothed as in
             section 3.4; the paper's appendix, which says more, was not available. Null: never.
-        interpolation: what is kept at the end is this share of the trained weights and the rest of those before training
-            (WiSE-FT, CVPR 2022): maps of words pull the model away from what it knew of pictures. 1, as in the paper: none.
         select_on_labels: keeps the weights of the best validation instead of the last, as the reference does. This uses
             labels, so the result is ranked with the oracles; it needs ``--trainer.limit_val_batches``.
-        options: as of :class:`methods.ifseg.ofa_segmenter.OFASegmenter`.
+        options: as of :class:`methods.ifseg.trained_ofa.TrainedOFA`.
     """
 
     sees = Supervision.NAMES
 
-    def __init__(
-        self,
-        learning_rate: Amount = 5e-5,
-        weight_decay: Amount = 0.1,
-        self_training_from: Natural | None = None,
-        interpolation: Share = 1.0,
-        select_on_labels: bool = False,
-        **options: Any,
-    ) -> None:
+    def __init__(self, self_training_from: Natural | None = None, select_on_labels: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.self_training_from, self.select_on_labels = self_training_from, select_on_labels
-        self.interpolation = interpolation
         self.sees = Supervision.NAMES if self_training_from is None else Supervision.PICTURES
         if select_on_labels:
             self.sees = Supervision.SELECTION
         self.best: tuple[float, dict[str, Tensor]] = (-1.0, {})
-        encoder, decoder = self.ofa.encoder, self.ofa.decoder
-        frozen = [encoder.embed_images, encoder.image_proj, encoder.embed_tokens]
-        # of text and drawn pictures: they never get a gradient here, which DDP would wait for
-        frozen += [decoder.embed_positions, decoder.pos_ln, decoder.token_rel_pos_table_list, decoder.code_layernorm_embedding]
-        frozen += [decoder.embed_image_positions, decoder.image_pos_ln, decoder.image_rel_pos_table_list]
-        for part in frozen:
-            part.requires_grad_(False)
-        self.before: dict[str, Tensor] = {}
-        if interpolation < 1:
-            self.before = {name: p.detach().clone() for name, p in self.ofa.named_parameters() if p.requires_grad}
         # what labels pictures; a copy that follows in checkpoints
         self.labeller = None if self_training_from is None else copy.deepcopy(self.ofa).requires_grad_(False)
-
-    def read(self, features: Tensor) -> Tensor:
-        return self.name_cells(self.ofa.encode_features(features, self.source))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if self.labeller is not None and self.global_step >= (self.self_training_from or 0):
@@ -119,25 +87,6 @@ class IFSeg(OFASegmenter):
         up, across = (upsampling(n, n * self.ofa.config.stride).to(scores) for n in features.shape[2:])
         return (up @ smoothed @ across.T).argmax(1)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        for group in optimizer.param_groups:
-            group["eps"] = fairseq_epsilon(self.global_step + 1)
-
-    def optimizer_step(self, *args: Any, **options: Any) -> None:
-        """After the last step come the interpolated weights, before any checkpoint is written."""
-        super().optimizer_step(*args, **options)
-        if self.before and self.global_step + 1 == self.trainer.estimated_stepping_batches:
-            with torch.no_grad():
-                for name, weight in self.ofa.named_parameters():
-                    if name in self.before:
-                        weight.copy_(torch.lerp(self.before[name].to(weight), weight, self.interpolation))
-
-    def configure_optimizers(self) -> Any:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=BETAS, weight_decay=self.weight_decay)
-        total = self.trainer.estimated_stepping_batches
-        return with_step_schedule(optimizer, lambda step: warmup_cosine(step, 0, int(total)))
-
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         miou = float(self.trainer.callback_metrics["val/miou"])
@@ -147,8 +96,3 @@ class IFSeg(OFASegmenter):
     def on_train_end(self) -> None:
         if self.select_on_labels and self.best[1]:
             self.load_state_dict(self.best[1])
-
-
-def fairseq_epsilon(step: int, epsilon: float = 1e-8) -> float:
-    """AdamW's epsilon that makes its n-th step fairseq's, which adds its own before the second moment's bias correction."""
-    return epsilon / math.sqrt(1 - BETAS[1] ** step)

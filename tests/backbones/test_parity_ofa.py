@@ -17,7 +17,7 @@ from backbones.ofa.loading import NOT_WEIGHTS, fairseq_name, load_weights
 from backbones.ofa.positions import grid_bias, map_bias, text_buckets
 from backbones.ofa.tokenizer import OFATokenizer
 from methods import METHODS
-from methods.ifseg.ifseg import fairseq_epsilon
+from methods.ifseg.trained_ofa import fairseq_epsilon
 from methods.ifseg.word_maps import draw_maps
 from tests.conftest import SHARED, needs_shared
 

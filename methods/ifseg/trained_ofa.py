@@ -1,0 +1,79 @@
+"""What trains of an OFA for maps of words, how, and what is kept of it at the end; IFSeg (CVPR 2023), sections 3.3 and 4."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.values import Amount, Share
+from methods.ifseg.ofa_segmenter import OFASegmenter
+from methods.optim import warmup_cosine, with_step_schedule
+
+BETAS = (0.9, 0.999)
+
+
+class TrainedOFA(OFASegmenter):
+    """Base of the methods that train an OFA to name cells.
+
+    Trunk, its projection and all word embeddings are frozen; the class embeddings are also the output layer, so that only
+    the asked classes can be said.
+
+    Args:
+        learning_rate: of AdamW, from the first step, then half a cosine to 0.
+        weight_decay: on all trained weights.
+        interpolation: what is kept at the end is this share of the trained weights and the rest of those before training
+            (WiSE-FT, CVPR 2022): maps of words pull the model away from what it knew of pictures. 1, as in the paper: none.
+        options: as of :class:`methods.ifseg.ofa_segmenter.OFASegmenter`.
+    """
+
+    def __init__(
+        self, learning_rate: Amount = 5e-5, weight_decay: Amount = 0.1, interpolation: Share = 1.0, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.interpolation = interpolation
+        encoder, decoder = self.ofa.encoder, self.ofa.decoder
+        frozen = [encoder.embed_images, encoder.image_proj, encoder.embed_tokens]
+        # of text and drawn pictures: they never get a gradient here, which DDP would wait for
+        frozen += [decoder.embed_positions, decoder.pos_ln, decoder.token_rel_pos_table_list, decoder.code_layernorm_embedding]
+        frozen += [decoder.embed_image_positions, decoder.image_pos_ln, decoder.image_rel_pos_table_list]
+        for part in frozen:
+            part.requires_grad_(False)
+        self.before: dict[str, Tensor] = {}
+        if interpolation < 1:
+            self.before = {name: p.detach().clone() for name, p in self.ofa.named_parameters() if p.requires_grad}
+
+    @abstractmethod
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The loss."""
+
+    def read(self, features: Tensor) -> Tensor:
+        return self.name_cells(self.ofa.encode_features(features, self.source))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:
+            group["eps"] = fairseq_epsilon(self.global_step + 1)
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        """After the last step come the interpolated weights, before any checkpoint is written."""
+        super().optimizer_step(*args, **options)
+        if self.before and self.global_step + 1 == self.trainer.estimated_stepping_batches:
+            with torch.no_grad():
+                for name, weight in self.ofa.named_parameters():
+                    if name in self.before:
+                        weight.copy_(torch.lerp(self.before[name].to(weight), weight, self.interpolation))
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=BETAS, weight_decay=self.weight_decay)
+        total = self.trainer.estimated_stepping_batches
+        return with_step_schedule(optimizer, lambda step: warmup_cosine(step, 0, int(total)))
+
+
+def fairseq_epsilon(step: int, epsilon: float = 1e-8) -> float:
+    """AdamW's epsilon that makes its n-th step fairseq's, which adds its own before the second moment's bias correction."""
+    return epsilon / math.sqrt(1 - BETAS[1] ** step)
