@@ -88,7 +88,7 @@ def in_a_process(tars: str, cache: Path, killed_at: int = 0) -> dict[str, Any]:
 
 
 def rehearse(folder: Path, pictures: int) -> None:
-    tars, half = write_tars(folder, pictures), pictures // SHARD // 2
+    tars, half = write_tars(folder, pictures), max(1, pictures // SHARD // 2)
     in_a_process(tars, folder / "views", half)
     rest = in_a_process(tars, folder / "views")
     print(f"{pictures} pictures in tar shards; one loader process reads and decodes them in {decode(tars):.0f} s")
