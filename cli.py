@@ -80,18 +80,16 @@ def main(arguments: list[str] | None = None) -> int:
         leave_group()
         sys.stdout.flush()
         return code
-    except (KeyboardInterrupt, SystemExit) as error:
-        if (by := stopped_by(error)) is None:
-            raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            name = "Ctrl-C" if by is signal.SIGINT else by.name
-            print(f"\nstopped by {name}{KEPT.get(arguments[0], '')}", file=sys.stderr, flush=True)
-        return 128 + by
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except UserError as error:
-        if os.environ.get("ZEROLABEL_DEBUG"):
+    except BaseException as error:
+        if (by := stopped_by(error)) is not None:
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                name = "Ctrl-C" if by is signal.SIGINT else by.name
+                print(f"\nstopped by {name}{KEPT.get(arguments[0], '')}", file=sys.stderr, flush=True)
+            return 128 + by
+        if isinstance(error, BrokenPipeError):  # | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        if not isinstance(error, UserError) or os.environ.get("ZEROLABEL_DEBUG"):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import datamodules
 import methods
 from commands.network import OFFLINE, offline_hint
-from common.errors import UserError, known
+from common.errors import UserError, causes, known
 
 LOADER_ENDED = (
     "a loader process ended ({}), most often for want of memory. Go on with --ckpt_path last, and fewer of them: "
@@ -30,8 +30,8 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (ArgumentError, ValueError) as error:
-        cause = next((e for e in _causes(error) if isinstance(e, UserError)), None)
-        if cause is not None and any(isinstance(e, OFFLINE) for e in _causes(error)):
+        cause = next((e for e in causes(error) if isinstance(e, UserError)), None)
+        if cause is not None and any(isinstance(e, OFFLINE) for e in causes(error)):
             raise UserError(f"{str(cause).partition(': ')[0]}: {offline_hint()}") from error
         if cause is None and not isinstance(error, ArgumentError):
             raise
@@ -39,12 +39,10 @@ def plain_errors() -> Iterator[None]:
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())[:500]) from error
     except RuntimeError as error:
-        _raise_what_stopped_it(error)
         if (explained := explain_runtime_error(str(error))) is None:
             raise
         raise UserError(explained) from error
     except (OSError, EOFError) as error:  # a batch that a dead loader process was to hand over
-        _raise_what_stopped_it(error)
         if not any(frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__)):
             raise
         raise UserError(LOADER_ENDED.format(error)) from error
@@ -79,18 +77,3 @@ def explain(message: str) -> str:
     noise = ("Expected a <class 'NoneType'>", "Subtypes:", "Given value", "Does not validate", "Errors:", "Expected a path but")
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(noise))[:500]
-
-
-def _raise_what_stopped_it(error: Exception) -> None:
-    """Ctrl-C ends the loader processes, too, and torch's word of their end may come while the command is stopping."""
-    stopped = next((e for e in _causes(error) if isinstance(e, KeyboardInterrupt)), None)
-    if stopped is not None:
-        raise stopped from None
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    found = []
-    while error is not None and error not in found:  # one that is raised from itself has no end
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found

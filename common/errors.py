@@ -20,6 +20,15 @@ def in_one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def causes(error: BaseException | None) -> list[BaseException]:
+    """An error, what it was raised from or while handling, and so on."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:  # one that is raised from itself has no end
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
 def how_to_install(extra: str) -> str:
     """The way to what an optional part needs."""
     return f"pip install 'zerolabel[{extra}]' (in a checkout: pip install -e '.[{extra}]')."

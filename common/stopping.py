@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from common.errors import causes
+
 GRACE = 5.0  # seconds in which a rank may find out by itself, and say more
 
 _at_once = True
@@ -57,12 +59,15 @@ def end_soon(code: int) -> None:
 
 
 def stopped_by(error: BaseException) -> signal.Signals | None:
-    """The signal behind an error that ends a command; Lightning answers Ctrl-C by ``sys.exit(1)``."""
-    if isinstance(error, SystemExit):
-        error = error.__context__ or error
-    if isinstance(error, Terminated):
+    """The signal behind an error that ends a command.
+
+    Lightning answers Ctrl-C by ``sys.exit(1)``; and it ends the loader processes, too, whose end torch may report as an error
+    while the command is stopping.
+    """
+    found = next((cause for cause in causes(error) if isinstance(cause, KeyboardInterrupt)), None)
+    if isinstance(found, Terminated):
         return signal.SIGTERM
-    return signal.SIGINT if isinstance(error, KeyboardInterrupt) else None
+    return None if found is None else signal.SIGINT
 
 
 def end_with_first() -> None:

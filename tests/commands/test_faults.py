@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,22 @@ def test_nor_is_it_a_traceback_when_it_was_handing_a_batch_over(error: Exception
         raise type(error)("of something else")
 
 
-@pytest.mark.parametrize("stopped", [KeyboardInterrupt(), Terminated()])
-def test_a_loader_process_that_the_same_ctrl_c_ended_is_no_fault(stopped: KeyboardInterrupt) -> None:
+@pytest.mark.parametrize(("stopped", "code", "name"), [(KeyboardInterrupt, 130, "Ctrl-C"), (Terminated, 143, "SIGTERM")])
+@pytest.mark.parametrize("around", [plain_errors, nullcontext], ids=["fit", "compare"])
+def test_a_loader_process_that_the_same_ctrl_c_ended_is_no_fault(
+    around: Any, stopped: type, code: int, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Seen once in CI: torch's word of the dead process came while Lightning was handling the Ctrl-C."""
-    error = RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1.")
-    error.__context__ = stopped
-    with pytest.raises(type(stopped)) as found, plain_errors():
-        raise error
-    assert found.value is stopped
+
+    def run(_name: str, _arguments: list[str]) -> int:
+        error = RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1.")
+        error.__context__ = stopped()
+        with around():
+            raise error
+
+    monkeypatch.setattr(cli, "run", run)
+    assert cli.main(["fit"]) == code
+    assert capsys.readouterr().err.strip() == f"stopped by {name}; go on with --ckpt_path last"
 
 
 def children(pid: int) -> list[int]:
