@@ -13,6 +13,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from backbones.clip import CLIP
 from backbones.mae_loading import initialise, load
 from common.errors import UserError, known
+from common.images import IMAGENET
 
 SIZES: dict[str, dict[str, Any]] = {
     "embedded": {
@@ -29,7 +30,6 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "base": {},  # transformers' defaults are MAE's ViT-B/16
 }
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)

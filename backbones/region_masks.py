@@ -19,13 +19,13 @@ from transformers import Sam2Config, Sam2Model
 
 from backbones.transformers_families import library_weights, model_folder
 from common.errors import known
+from common.images import IMAGENET
 from common.randomness import drawing_from
 
 POINTS = 8  # along each side
 LEAST_IOU, LEAST_STABILITY = 0.4, 0.4  # of the masks that are kept; the first is SAM 2's own guess
 MARGIN = 1.0  # of logits, by which a stable mask may be grown or shrunk
 SAME_BOX = 0.7  # IoU of boxes from which on two masks are one
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KINDS = ("sam2", "sam2_video")  # model_type; the published files say the second, and hold the first
 SEED = 9  # of a random network that finds a mask in most pictures
 _RANGE = {"initializer_range": 0.3}  # large enough that its logits differ from place to place
@@ -91,7 +91,7 @@ class RegionMasks(nn.Module):
 
     def asked_at(self, points: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (P, H, W) of the mask at each point (P, 2) of the square, x and y, and how good SAM 2 takes it to be (P,)."""
-        mean, std = (torch.tensor(values).view(3, 1, 1).to(image) for values in (MEAN, STD))
+        mean, std = (torch.tensor(values).view(3, 1, 1).to(image) for values in IMAGENET)
         size = (self.side, self.side)
         square = F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)
         found = self.model((square - mean) / std, input_points=points[None, :, None], multimask_output=False)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from common.errors import UserError, in_one_line, known
+from common.images import IMAGENET
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SEGFORMERS: dict[str, dict[str, Any]] = {
     "segformer_embedded": {
         "depths": [1, 1, 1, 1],

@@ -18,6 +18,8 @@ from common.errors import UserError, in_one_line
 from common.files import read_bytes
 
 MAX_PIXELS = 100_000_000  # about 6.5 GB on the way to a label map
+# mean and standard deviation of red, green and blue in [0, 1], for networks that learnt from ImageNet's pictures
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Image.MAX_IMAGE_PIXELS = None  # the limit above is named; Pillow's warns, and only then refuses
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 

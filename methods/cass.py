@@ -20,12 +20,13 @@ from torch import Tensor
 from backbones.cass import distilled
 from backbones.clip import CLIP
 from common.errors import UserError
+from common.images import IMAGENET
 from common.values import Amount, Share
 from evaluation.windows import WindowScores, cut
 from methods.over_all_windows import OverAllWindows
 
 NEAREST = 2  # patches that a text is turned towards
-DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.255)  # ImageNet's; .255, as released, is a slip for .225
+DINO_STD = (0.229, 0.224, 0.255)  # as released; a slip for ImageNet's .225
 RELEASED = {  # MICV-yonsei/CASS@228ecdd: global_semantics_weight, mean_vector_weight, h_threshold
     "voc21": (0.1, 0.03, 0.10),
     "voc20": (0.4, 0.02, 0.10),
@@ -96,7 +97,7 @@ class CASS(OverAllWindows):
         As released, its pictures are CLIP's input brought back by numbers that are not CLIP's.
         """
         side = min(images.shape[2:])
-        mean, std = (torch.tensor(values).view(3, 1, 1).to(images) for values in (DINO_MEAN, DINO_STD))
+        mean, std = (torch.tensor(values).view(3, 1, 1).to(images) for values in (IMAGENET[0], DINO_STD))
         colours = (images - self.backbone.mean) / self.backbone.std * std + mean
         square = F.interpolate(colours, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         whole = side - side % self.dino.stride or side

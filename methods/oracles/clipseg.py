@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
+from common.images import IMAGENET
 from methods.oracles.word_by_word import WordByWord
 
 TINY: dict[str, Any] = {
@@ -30,7 +31,7 @@ TINY: dict[str, Any] = {
 class CLIPSeg(WordByWord):
     """``hf-hub:CIDAS/clipseg-rd64-refined`` and its relatives, by words; its prompts of pictures are not asked."""
 
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    mean, std = IMAGENET
     text_length = 77
 
     @staticmethod

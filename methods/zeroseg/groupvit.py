@@ -13,13 +13,13 @@ from transformers.models.groupvit.modeling_groupvit import get_grouping_from_att
 
 from backbones.tower import join_templates
 from common.errors import UserError, in_one_line
+from common.images import IMAGENET
 from common.randomness import drawing_from
 from methods.dense_clip import embed_words
 from methods.supervision import Supervision
 from methods.zeroseg.segment_tokens import SegmentTokens
 from methods.zeroseg.token_segmenter import TokenSegmenter
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TINY: dict[str, Any] = {  # for tests: the published sizes with random weights would take seconds to make
     "vision_config": {
         "hidden_size": 48,
