@@ -70,10 +70,8 @@ class IFSeg(TrainedOFA):
         return map_cross_entropy(logits, draw_maps(maps, words, config.grid * config.stride))
 
     def _self_training_loss(self, images: Tensor) -> Tensor:
-        features = self.patch_features(images)
-        target = self.own_labels(features)
-        logits = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:]).float()
-        return map_cross_entropy(logits, target)
+        logits, features = self.score_with_features(images)
+        return map_cross_entropy(logits.float(), self.own_labels(features))
 
     @torch.no_grad()
     @evaluating

@@ -19,14 +19,12 @@ from torch import Tensor
 from backbones.clip import CLIP
 from backbones.corrclip import SEMANTIC_SHARE, SPATIAL_SHARE, branches, nearest
 from backbones.region_masks import load_region_masks
-from common.batch import to_unit
+from common.batch import IGNORED, to_unit
 from evaluation.inference import Inference
 from evaluation.label_map import LabelMap, majority_labels
 from evaluation.windows import WindowScores, resize_image, score_windows
 from methods.second_tower import SecondTower
 from methods.supervision import Supervision
-
-CLASSES = 255  # as many as a label map may have
 
 
 class CorrCLIP(SecondTower):
@@ -115,7 +113,7 @@ def one_label_each(found: LabelMap, regions: Tensor) -> LabelMap:
     """
     number = regions.unique(return_inverse=True)[1]
     inside = number > 0
-    labels = torch.where(inside, majority_labels(number, found.labels, CLASSES), found.labels)
+    labels = torch.where(inside, majority_labels(number, found.labels, IGNORED), found.labels)
     if found.score is None:
         return LabelMap(labels, None)
     agreed = (found.score * (labels == found.labels)).flatten()

@@ -23,8 +23,7 @@ class SupervisedIFSeg(TrainedOFA):
     sees = Supervision.MASKS
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        features = self.patch_features(batch["image"])
-        logits = self.read(features).transpose(1, 2).unflatten(2, features.shape[2:]).float()
+        logits = self(batch["image"]).float()
         wanted = position_among(self.class_of_word.unique(), batch["mask"].long())
         found = summed_cross_entropy(best_of_class(logits, self.class_of_word), wanted)
         loss = found.loss / max(found.pixels, 1)
