@@ -37,8 +37,8 @@ def learnt_state(model: Any) -> dict[str, Tensor]:
 
 
 def load_learnt(model: Any, state: Mapping[str, Tensor]) -> None:
-    """Loads what :func:`learnt_state` gave of an equal model, or a whole state."""
-    model.load_state_dict(restorable(model) | dict(state))
+    """Loads what :func:`learnt_state` gave of an equal model, or a whole state, as the model reads it."""
+    model.load_state_dict(model.as_read(restorable(model) | dict(state)))
 
 
 def leave_out(model: Any, checkpoint: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from common.errors import UserError
@@ -30,6 +31,7 @@ class TrainingSteps(lightning.LightningModule):
         tower_saw: labels that a pretrained backbone saw beyond captions; empty for none.
         figure: PNG of what training learnt from, shown in reports; None where there is none to show.
         images_per_step: of the training, over all processes and accumulated batches.
+        read_options: options of the constructor that :meth:`as_read` alone follows; they do not change the training.
         pretrained_parts: submodules that the constructor loads from named weights; of them, checkpoints hold what is trained.
     """
 
@@ -37,6 +39,7 @@ class TrainingSteps(lightning.LightningModule):
     tower_saw: str = ""
     figure: bytes | None = None
     images_per_step: int = 1
+    read_options: frozenset[str] = frozenset()
     pretrained_parts: tuple[str, ...] = ()
     frozen_hash: str | None = None  # of the others of their weights, once a checkpoint has asked
 
@@ -56,6 +59,10 @@ class TrainingSteps(lightning.LightningModule):
     def export(self) -> dict[str, Exported]:
         """What training leaves behind beside checkpoints, by file name, written into the run's folder at its end."""
         return {}
+
+    def as_read(self, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is used of trained weights (a whole state); checkpoints hold them as they were trained."""
+        return trained
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -80,3 +87,10 @@ class TrainingSteps(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         fill_in(self, checkpoint)
+        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:  # a run that goes on takes them as trained
+            checkpoint["state_dict"] = self.as_read(checkpoint["state_dict"])
+
+    def on_fit_end(self) -> None:
+        """The model in memory becomes what its checkpoint would be read as."""
+        if self.read_options:
+            self.load_state_dict(self.as_read(self.state_dict()))

@@ -16,7 +16,7 @@ from typing import Any
 from typing import Protocol as Interface
 
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from common.code import code_of
@@ -88,6 +88,13 @@ class Training:
     devices: int | None = None
     images_per_step: int | None = None
     figure: bytes | None = None
+
+
+class Learnt(Callback):
+    """Remembers what a training learnt, before the model makes of it what is read (``Segmenter.as_read``)."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.state = {name: value.clone() for name, value in learnt_state(pl_module).items()}
 
 
 class Measuring:
@@ -184,7 +191,7 @@ class Measuring:
         """Trains, or loads what an earlier start trained."""
         images_per_step = data.train_batch_size * self.devices * trainer.accumulate_grad_batches
         key = key_of(
-            **made_by,
+            **_trained_by(made_by, type(model).read_options),
             weights=weights_hash(model),
             pictures=data.training_content(),
             shared=[self.devices, images_per_step],
@@ -197,12 +204,14 @@ class Measuring:
             figure = None if png is None else png.numpy().tobytes()
             return Training(entry.note["seconds"], self.devices, images_per_step, figure)
         print(f"training {type(model).__name__} ...", flush=True)
+        learnt = Learnt()
+        trainer.callbacks.append(learnt)  # type: ignore[attr-defined]  # Lightning sets it
         started = time.perf_counter()
         trainer.fit(model, data)
         seconds = time.perf_counter() - started
         if writes():
             drawn = {} if model.figure is None else {FIGURE: torch.frombuffer(bytearray(model.figure), dtype=torch.uint8)}
-            self.fits.write(key, learnt_state(model) | drawn, {"seconds": seconds})
+            self.fits.write(key, learnt.state | drawn, {"seconds": seconds})
         return Training(seconds, self.devices, images_per_step, model.figure)
 
 
@@ -212,6 +221,14 @@ def configuration(method: MethodEntry) -> dict[str, Any]:
     return {"config": read_yaml(shipped(method.config))} | {
         name: value for name, value in asdict(method).items() if name in kept
     }
+
+
+def _trained_by(made_by: dict[str, Any], read_options: frozenset[str]) -> dict[str, Any]:
+    """Without the options that only the reading of the trained weights follows: their rows share one training."""
+    model = made_by["config"].get("model", {})
+    arguments = {name: value for name, value in model.get("init_args", {}).items() if name not in read_options}
+    chosen = {name: value for name, value in made_by["set"].items() if name.rpartition(".")[2] not in read_options}
+    return made_by | {"config": made_by["config"] | {"model": model | {"init_args": arguments}}, "set": chosen}
 
 
 def _fits(plan: Comparison, method: MethodEntry) -> list[tuple[list[BenchmarkEntry], BenchmarkEntry | None]]:

@@ -22,7 +22,7 @@ from common.errors import UserError, in_one_line
 
 EMBEDDED = "embedded"
 FOLDER = Path(__file__).parents[1] / "checkpoints"
-MADE_BY_IFSEG = re.compile(r"decoder\.(embed_seg_positions|seg_pos_ln|seg_rel_pos_table_list)\.")
+ADDED_BY_IFSEG = re.compile(r"decoder\.(embed_seg_positions|seg_pos_ln|seg_rel_pos_table_list)\.")
 NOT_WEIGHTS = re.compile(
     r".*(\.version|_rp_bucket|image_position_idx|num_batches_tracked|seg_embed_tokens\.weight|embed_tokens_bag\.weight"
     r"|_id_offset|region_prefix)"
@@ -57,7 +57,7 @@ def load_weights(model: OFA, weights: Mapping[str, Tensor], source: str) -> list
         )
     state["encoder.embed_tokens.weight"] = words[: model.config.vocabulary]  # IFSeg's own checkpoints append unused rows
     missing = [name for name in own if name not in state]
-    if lost := [name for name in missing if not MADE_BY_IFSEG.match(name)]:
+    if lost := [name for name in missing if not ADDED_BY_IFSEG.match(name)]:
         raise UserError(f"'{source}' lacks '{lost[0]}' and {len(lost) - 1} other weights of this size of OFA.")
     for name, value in own.items():
         if name in state and state[name].shape != value.shape:
@@ -110,7 +110,7 @@ def load_ofa(
         path = find_weights(weights, revision)
         found = read_weights(path)
         if redraw_map_positions:
-            found = {name: value for name, value in found.items() if not MADE_BY_IFSEG.match(name)}
+            found = {name: value for name, value in found.items() if not ADDED_BY_IFSEG.match(name)}
         load_weights(model, found, str(path))
     return model
 

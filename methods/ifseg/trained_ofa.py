@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones.ofa.loading import ADDED_BY_IFSEG
 from common.values import Amount, Share
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.optim import warmup_cosine, with_step_schedule
@@ -25,10 +26,14 @@ class TrainedOFA(OFASegmenter):
     Args:
         learning_rate: of AdamW, from the first step, then half a cosine to 0.
         weight_decay: on all trained weights.
-        interpolation: what is kept at the end is this share of the trained weights and the rest of those before training
-            (WiSE-FT, CVPR 2022): maps of words pull the model away from what it knew of pictures. 1, as in the paper: none.
+        interpolation: what is read after training is this share of the trained weights and the rest of the pretrained ones
+            (WiSE-FT, CVPR 2022): maps of words pull the model away from what it knew of pictures. Checkpoints hold the
+            trained ones, so that ``test`` may ask for another share. What IFSeg adds to an OFA stays as trained. 1, as in the
+            paper: none.
         options: as of :class:`methods.ifseg.ofa_segmenter.OFASegmenter`.
     """
+
+    read_options = frozenset({"interpolation"})
 
     def __init__(
         self, learning_rate: Amount = 5e-5, weight_decay: Amount = 0.1, interpolation: Share = 1.0, **options: Any
@@ -45,7 +50,11 @@ class TrainedOFA(OFASegmenter):
             part.requires_grad_(False)
         self.before: dict[str, Tensor] = {}
         if interpolation < 1:
-            self.before = {name: p.detach().clone() for name, p in self.ofa.named_parameters() if p.requires_grad}
+            self.before = {
+                f"ofa.{name}": weight.detach().clone()
+                for name, weight in self.ofa.named_parameters()
+                if weight.requires_grad and not ADDED_BY_IFSEG.match(name)
+            }
 
     @abstractmethod
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -58,14 +67,10 @@ class TrainedOFA(OFASegmenter):
         for group in optimizer.param_groups:
             group["eps"] = fairseq_epsilon(self.global_step + 1)
 
-    def optimizer_step(self, *args: Any, **options: Any) -> None:
-        """After the last step come the interpolated weights, before any checkpoint is written."""
-        super().optimizer_step(*args, **options)
-        if self.before and self.global_step + 1 == self.trainer.estimated_stepping_batches:
-            with torch.no_grad():
-                for name, weight in self.ofa.named_parameters():
-                    if name in self.before:
-                        weight.copy_(torch.lerp(self.before[name].to(weight), weight, self.interpolation))
+    def as_read(self, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+        return trained | {
+            name: torch.lerp(start.to(trained[name]), trained[name], self.interpolation) for name, start in self.before.items()
+        }
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]

@@ -19,13 +19,15 @@ import cli
 from backbones.ofa import convert
 from backbones.ofa.loading import FOLDER, load_ofa, load_tokenizer
 from commands.lightning import build
+from commands.trained import build_trained
 from common.errors import UserError
 from datamodules import DATAMODULES
 from evaluation import Protocol, Vocabulary
 from methods import METHODS
 from methods.ifseg.word_maps import draw_maps
 from methods.map_loss import map_cross_entropy
-from tests.conftest import ROOT
+from reporting.checkpoints import PeriodicCheckpoint
+from tests.conftest import QUIET, ROOT
 
 WEIGHTS = FOLDER / "embedded_ofa.safetensors"
 
@@ -315,8 +317,9 @@ def test_the_command_line_trains_and_scores(tmp_path: Path) -> None:
         "--data.scored_on.num_workers=0",
         "--data.num_workers=0",
     ]
-    assert cli.main(["fit", *config, *small, "--trainer.max_steps=2"]) == 0
+    assert cli.main(["fit", *config, *small, "--trainer.max_steps=2", "--model.interpolation=0.5"]) == 0
     checkpoint = str(next(tmp_path.rglob("*.ckpt")))
+    assert build_trained(config, checkpoint).model.interpolation == 0.5
     assert cli.main(["test", *config, *small, "--ckpt_path", checkpoint]) == 0
 
 
@@ -363,32 +366,48 @@ def test_neighbours_are_averaged_by_any_method_with_features() -> None:
     assert differ.float().mean() < 0.1
 
 
-def small_run(folder: Path, model: Any, pictures: bool = False, **options: Any) -> lightning.Trainer:
+def small_run(
+    folder: Path, model: Any, pictures: bool = False, resume: Path | None = None, **options: Any
+) -> lightning.Trainer:
     scored_on = DATAMODULES["Shapes"]("shapes12", pictures=2, num_workers=0)
     seen = DATAMODULES["Shapes"]("shapes12", train="pictures", train_pictures=40, train_batch_size=2, num_workers=0)
     data = DATAMODULES["WordMaps"](
         scored_on=scored_on, largest=8, maps=64, num_workers=0, train_batch_size=4, pictures=seen if pictures else None
     )
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = lightning.Trainer(default_root_dir=folder, accelerator="cpu", **quiet, **options)
-    trainer.fit(model, data)
+    trainer = lightning.Trainer(**(QUIET | {"default_root_dir": folder, "limit_val_batches": None} | options))
+    trainer.fit(model, data, ckpt_path=resume, weights_only=True)
     return trainer
 
 
-def test_the_end_of_training_is_interpolated_with_its_start(tmp_path: Path) -> None:
-    weights = {}
-    for share in (1.0, 0.8):
-        torch.manual_seed(0)
-        model: Any = METHODS["IFSeg"](interpolation=share, learning_rate=1e-2)
-        before = {name: weight.clone() for name, weight in model.state_dict().items()}
-        small_run(tmp_path, model, max_steps=3, limit_val_batches=0, accumulate_grad_batches=2)
-        weights[share] = model.state_dict()
+def interpolated_run(folder: Path, share: float, resume: Path | None = None, **options: Any) -> dict[str, torch.Tensor]:
+    """The weights in memory after three large steps."""
+    torch.manual_seed(0)
+    model: Any = METHODS["IFSeg"](interpolation=share, learning_rate=1e-2)
+    saves = {"enable_checkpointing": True, "callbacks": [PeriodicCheckpoint(1, -1, str(folder))]}
+    small_run(folder, model, resume=resume, max_steps=3, limit_val_batches=0, accumulate_grad_batches=2, **saves)
+    weights: dict[str, torch.Tensor] = model.state_dict()
+    return weights
+
+
+def assert_interpolated(found: dict[str, torch.Tensor], trained: dict[str, torch.Tensor], share: float) -> None:
     moved = 0
-    for name, start in before.items():
-        if start.is_floating_point():
-            torch.testing.assert_close(weights[0.8][name], torch.lerp(start, weights[1.0][name], 0.8), atol=1e-6, rtol=1e-5)
-            moved += not torch.equal(weights[0.8][name], weights[1.0][name])
+    for name, start in METHODS["IFSeg"]().state_dict().items():
+        kept = any(table in name for table in TABLES) or not start.is_floating_point()
+        expected = trained[name] if kept else torch.lerp(start, trained[name], share)
+        torch.testing.assert_close(found[name], expected, atol=1e-6, rtol=1e-5)
+        moved += not torch.equal(found[name], trained[name])
     assert moved > 100
+
+
+def test_trained_weights_are_read_interpolated_with_the_pretrained_ones(tmp_path: Path) -> None:
+    plain, mixed = (interpolated_run(tmp_path / str(share), share) for share in (1.0, 0.8))
+    assert_interpolated(mixed, plain, 0.8)
+    path = tmp_path / "0.8" / "step=3.ckpt"  # holds the trained ones: a run of test may ask for any share
+    for share in (0.8, 0.5):
+        config = ["--config", "configs/ifseg/shapes.yaml", f"--model.interpolation={share}"]
+        assert_interpolated(build_trained(config, str(path)).model.state_dict(), plain, share)
+    again = interpolated_run(tmp_path / "again", 0.8, tmp_path / "0.8" / "step=1.ckpt")
+    assert all(torch.equal(again[name], weight) for name, weight in mixed.items())
 
 
 def test_self_training_goes_on_with_pictures(tmp_path: Path) -> None:

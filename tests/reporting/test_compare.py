@@ -103,6 +103,22 @@ def test_contrast_and_mined_masks_are_shown(tmp_path: Path) -> None:
         assert base64.b64encode(figures[1]).decode() in (out / "report.html").read_text()
 
 
+def test_rows_that_read_one_training_otherwise_share_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"trainer.max_steps": 2, "data.maps": 8, "data.train_batch_size": 4, "data.num_workers": 0}
+    small |= {"model.learning_rate": 1e-3}  # by which pixels change
+    row = {"config": "configs/ifseg/shapes.yaml", "fit": True, "fit_words": True, "seeds": [0]}
+    shares = {"trained": {}, "half": {"model.interpolation": 0.5}, "none": {"model.interpolation": 0}}
+    rows = [row | {"name": name, "set": small | share} for name, share in shares.items()]
+    untrained = {"name": "untrained", "config": "configs/ifseg/zero_shot.yaml", "set": {"model.reading": "surrogate"}}
+    objects = OBJECTS | {"options": OBJECTS["options"] | {"vocabulary": "shapes12"}}
+    out = run(tmp_path, PLAN | {"methods": [*rows, untrained], "benchmarks": [objects]})
+    assert capsys.readouterr().out.count("training IFSeg") == 1
+    mious = {line["method"]: line["miou"] for line in csv.DictReader((out / "results.csv").open())}
+    assert len({mious[name] for name in shares}) == 3
+    again = run(tmp_path, PLAN | {"methods": rows[1:2], "benchmarks": [objects]}, "alone")  # trained by this row itself
+    assert next(csv.DictReader((again / "results.csv").open()))["miou"] == mious["half"]
+
+
 def test_a_row_starts_from_what_another_left(tmp_path: Path) -> None:
     """A map of the projection that ICLIP's row trained: only a run of ``fit`` wrote it, and the row failed."""
     small = {"trainer.max_steps": 1, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
