@@ -91,6 +91,11 @@ class IFSeg(TrainedOFA):
         if self.select_on_labels and not self.trainer.sanity_checking and miou > self.best[0]:
             self.best = (miou, {name: value.detach().clone() for name, value in self.state_dict().items()})
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.best[1] and self.global_step >= self.trainer.estimated_stepping_batches:  # the last: none goes on from it
+            checkpoint["state_dict"] = dict(self.best[1])
+        super().on_save_checkpoint(checkpoint)
+
     def on_train_end(self) -> None:
         if self.select_on_labels and self.best[1]:
             self.load_state_dict(self.best[1])
