@@ -12,6 +12,11 @@ def percent(fraction: float | None) -> str:
     return MISSING if fraction is None or fraction != fraction else f"{100 * fraction:.1f}"
 
 
+def speed(pictures_per_second: float | None) -> str:
+    """``31``, or a dash where it was not measured."""
+    return MISSING if pictures_per_second is None else f"{pictures_per_second:.0f}"
+
+
 def safe_cell(value: Any) -> Any:
     """A text that a spreadsheet would take for a formula, behind an apostrophe; anything else as it is."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -32,7 +32,7 @@ class Entry:
     boundary_miou: float
     small_miou: float  # nan where nothing is small
     aurc: float  # less is better
-    pictures_per_second: float
+    pictures_per_second: float | None
     iou: Tensor  # (K,)
     estimate: Estimate
     contrast: float | None = None  # mean score contrast
@@ -99,6 +99,7 @@ def _entry(results: list[Result]) -> Entry:
     estimate = Estimate.mean([result.estimate for result in results])
     low, high = estimate.interval
     mious = torch.tensor([result.miou for result in results])
+    speeds = [result.pictures_per_second for result in results if result.pictures_per_second is not None]
     contrasts: list[Any] = [result.mean_score_contrast for result in results]
     return Entry(
         results[0].method,
@@ -111,7 +112,7 @@ def _entry(results: list[Result]) -> Entry:
         mean("boundary_miou"),
         mean("small_miou"),
         mean("aurc"),
-        mean("pictures_per_second"),
+        sum(speeds) / len(speeds) if speeds else None,
         torch.stack([result.iou for result in results]).nanmean(0),
         estimate,
         None if None in contrasts else sum(contrasts) / len(results),

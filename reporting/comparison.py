@@ -19,12 +19,14 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from backbones.remembered import LIMIT, TokenMemory, remembered
 from common.code import code_of
 from common.errors import UserError
 from common.files import read_yaml, shipped, writable_folder
 from common.kept import Kept, key_of
 from common.restorable import learnt_state, load_learnt
 from common.weights import weights_hash
+from reporting.cells import speed
 from reporting.contrast import ScoreContrast
 from reporting.page import write_label_maps, write_report
 from reporting.plan import BenchmarkEntry, Comparison, MethodEntry
@@ -68,7 +70,7 @@ def compare(plan: Comparison, output: Path, builder: Builder, devices: int = 1) 
             continue
         print(
             f"[{len(results)}/{total}] {result.method} on {result.benchmark}: mIoU {100 * result.miou:.2f}"
-            f" ({result.pictures_per_second:.0f} pictures/s){'' if is_new else ', kept from before'}",
+            f" ({speed(result.pictures_per_second)} pictures/s){'' if is_new else ', kept from before'}",
             flush=True,
         )
         if is_new:
@@ -104,6 +106,7 @@ class Measuring:
         self.plan, self.builder, self.devices = plan, builder, devices
         self.kept = Kept("results", output / "kept", required=True)
         self.fits = Kept("fits", output / "fits", required=True)
+        self.memory = TokenMemory(0)  # of a method's towers, over its benchmarks
         self.data = {entry.name: builder.data(entry) for entry in plan.benchmarks}
         self.content: dict[str, str] = {}
         for name, data in self.data.items():  # mistakes show before the first hour
@@ -145,8 +148,10 @@ class Measuring:
                         training = self._train(model, fit_data, trainer, made_by | {"words": words})
                         if writes() and method.name in {other.after for other in self.plan.methods}:
                             save_exported(model, Path(trainer.default_root_dir))
-                    for benchmark in benchmarks:
-                        yield self._result(model, method, seed, benchmark, made_by, training)
+                    self.memory = TokenMemory(LIMIT if len(benchmarks) > 1 else 0)
+                    with remembered(model, self.memory):
+                        for benchmark in benchmarks:
+                            yield self._result(model, method, seed, benchmark, made_by, training)
 
     def _result(
         self, model: Any, method: MethodEntry, seed: int, benchmark: BenchmarkEntry, made_by: dict[str, Any], training: Training
@@ -177,11 +182,14 @@ class Measuring:
 
     def _measure(self, model: Any, data: Any, method: MethodEntry, benchmark: BenchmarkEntry, seed: int) -> Result:
         measure = Measure(self.plan.pictures)
+        recalled_before = self.memory.recalled
         quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         quiet |= {"enable_checkpointing": False, "devices": self.devices, "strategy": strategy(self.devices)}
         trainer = Trainer(callbacks=[measure], **quiet)
         trainer.test(model, data, verbose=False)
         result = measure.result(model, data, trainer, method=method.name, benchmark=benchmark.name, seed=seed)
+        if self.memory.recalled > recalled_before:
+            result.pictures_per_second = None
         if self.plan.contrast:  # the pictures are scored a second time, which is not timed
             (logged,) = Trainer(callbacks=[ScoreContrast()], **quiet).test(model, data, verbose=False)
             result.mean_score_contrast = logged["test/mean_score_contrast"]

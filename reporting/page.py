@@ -14,7 +14,7 @@ from common.colours import ink_on
 from common.drawing import label_image
 from common.files import atomic_path
 from reporting.album import Album
-from reporting.cells import percent
+from reporting.cells import percent, speed
 from reporting.class_colours import class_colours, css
 from reporting.columns import Column, columns, interval, means, value
 from reporting.figures import draw_curves
@@ -79,7 +79,7 @@ def write_report(results: list[Result], plan: Comparison, output: Path, runs: Se
 def environment() -> Environment:
     """Of the page's templates."""
     jinja = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters.update(percent=percent, value=value, interval=interval, heat=heat_step, quotes=published)
+    jinja.filters.update(percent=percent, speed=speed, value=value, interval=interval, heat=heat_step, quotes=published)
     jinja.filters["protocol"] = protocol_in_words
     jinja.globals.update(heat_colours=heat_colours(), abreast=ABREAST, methods_abreast=METHODS_ABREAST)
     return jinja

@@ -52,6 +52,7 @@ class Result:
             (:mod:`evaluation.selective`).
         left_out: classes of the masks that no words were asked for.
         mean_score_contrast: of the maps, where it was asked for.
+        pictures_per_second: of the test; None where pictures' tokens were remembered (:mod:`backbones.remembered`).
         seconds: of the test; ``fit_seconds`` of the training, None without one.
         protocol: name of the preset, ``protocol_hash`` over the rules that the method follows, ``column_hash`` over all of
             them, ``protocol_in_words`` what the method followed, ``column_in_words`` what the column is about.
@@ -76,7 +77,7 @@ class Result:
     aurc: float
     judged: int
     pictures: int
-    pictures_per_second: float
+    pictures_per_second: float | None
     seconds: float
     protocol: str
     protocol_hash: str

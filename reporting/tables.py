@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from common.files import atomic_path
-from reporting.cells import percent, safe_cell
+from reporting.cells import percent, safe_cell, speed
 from reporting.columns import Column, Entry, columns, interval, means, value
 from reporting.plan import Comparison
 from reporting.quotes import Quoted, quoted_on
@@ -42,7 +42,7 @@ def _tex_cell(entry: Entry | None) -> str:
 def environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(loader=loader, autoescape=False, keep_trailing_newline=True)  # noqa: S701 (text, not HTML)
-    jinja.filters |= {"percent": percent, "value": value, "interval": interval, "cell": _tex_cell}
+    jinja.filters |= {"percent": percent, "speed": speed, "value": value, "interval": interval, "cell": _tex_cell}
     jinja.filters["quotes"] = published
     jinja.filters |= {"line": _line, "md": _md, "tex": _tex}
     return jinja
