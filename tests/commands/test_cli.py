@@ -24,6 +24,7 @@ from common.errors import UserError
 from datamodules.pictures import find_images
 from datamodules.unlabeled import image_source
 from methods import METHODS
+from tests import processes
 from tests.conftest import ROOT
 from tests.data import make_pictures, make_voc
 
@@ -370,10 +371,9 @@ def test_two_processes_count_each_picture_once(tmp_path: Path) -> None:
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         options = ["--data.pictures=5", "--data.num_workers=0", f"--trainer.devices={devices}", "--trainer.accelerator=cpu"]
-        run = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+        written = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
         strategy = ["--trainer.strategy=ddp"] if devices == 2 else []
-        command = [sys.executable, "cli.py", "test", *SCLIP, *options, *run, *strategy]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        processes.run("cli.py", "test", *SCLIP, *options, *written, *strategy, ranks=devices)
         found.append(json.loads(next(folder.rglob("metrics.json")).read_text()))
     assert found[0]["pictures"] == 5
     assert found[0] == found[1]

@@ -2,12 +2,10 @@
 
 import io
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -32,8 +30,10 @@ from commands.serving.menu import PHOTOGRAPHS, SHAPES, Choice, menu
 from commands.serving.work import Workplace, picture_name, unlike
 from common import images
 from datamodules import Shapes
+from methods import METHODS
 from tests.browser import Browser, needs_chromium
 from tests.commands.test_cli import fails
+from tests.processes import Started
 
 SCLIP, NACLIP = (Choice(n, SHAPES, n, ("--config", f"configs/training_free/{n}.yaml")) for n in ("sclip", "naclip"))
 WORDS = "red dotted triangle; green dotted star, star; grass"
@@ -305,19 +305,17 @@ def test_mistakes_of_the_command(capsys: pytest.CaptureFixture[str], monkeypatch
     assert "pip install 'zerolabel[serve]'" in fails(capsys, "serve")
 
 
+def let_segmenting_wait() -> None:
+    tempfile.tempdir = None  # of the tests' own environment
+    setattr(METHODS["TrainingFree"], "label_maps", lambda *_, **__: time.sleep(60))  # noqa: B010
+
+
 @pytest.mark.parametrize(("sent", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
 def test_it_stops_at_once_and_leaves_nothing(sent: signal.Signals, code: int, name: str, tmp_path: Path) -> None:
     """Also while a picture is segmented."""
-    script = "import sys, time, cli; from methods import TrainingFree as T; T.label_maps = lambda *a, **o: time.sleep(60)"
-    run = subprocess.Popen(
-        [sys.executable, "-c", f"{script}; sys.exit(cli.main(sys.argv[1:]))", "serve", "--port=0", *SCLIP.options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-    )
-    assert run.stdout is not None
-    port = int(re.findall(r"http://127.0.0.1:(\d+)/", run.stdout.readline())[0])
+    there = {"TMPDIR": str(tmp_path)}
+    run = Started("cli.py", "serve", "--port=0", *SCLIP.options, environment=there, before=let_segmenting_wait)
+    port = int(run.says(r"http://127.0.0.1:(\d+)/"))
     host = f"Host: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length:"
     pixels = io.BytesIO()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(pixels, "PNG")
@@ -329,8 +327,7 @@ def test_it_stops_at_once_and_leaves_nothing(sent: signal.Signals, code: int, na
     while not list(tmp_path.glob("*/1/pictures/a.png")):
         time.sleep(0.05)
     run.send_signal(sent)
-    _, errors = run.communicate(timeout=30)
-    assert (run.returncode, errors.strip()) == (code, f"stopped by {name}; its temporary files are removed")
+    assert (run.wait(30), run.stderr.strip()) == (code, f"stopped by {name}; its temporary files are removed")
     assert not list(tmp_path.glob("zerolabel-*"))
 
 

@@ -6,22 +6,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from commands.checks import PROCESSES_PER_CORE, check_processes
 from common.errors import UserError
+from methods import METHODS
 from tests.contract.test_resume import command
+from tests.processes import Started
 
-FIT_WAITS = """
-import sys, time, cli
-from methods import LinearProbe
-def wait(self, images, workers):
-    print("waiting", flush=True)
-    time.sleep(60)
-LinearProbe.prepare_fit = wait
-sys.exit(cli.main(sys.argv[1:]))
-"""
 RANK = """
 import os, sys, time
 from common import stopping
@@ -38,20 +32,24 @@ print(rank.pid, flush=True)
 """
 
 
+def let_fit_wait() -> None:
+    def wait(self: Any, images: Any, workers: int) -> None:
+        print("waiting", flush=True)
+        time.sleep(60)
+
+    setattr(METHODS["LinearProbe"], "prepare_fit", wait)  # noqa: B010 (a class like any other to the type checker)
+
+
 @pytest.mark.parametrize(("sent", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
 def test_before_training(sent: signal.Signals, code: int, name: str, tmp_path: Path) -> None:
     """While views are embedded or masks mined, which takes hours where there are many pictures."""
     options = ["fit", "--config=configs/oracle/linear_probe.yaml", f"--trainer.default_root_dir={tmp_path}"]
     options += ["--data.num_workers=0", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    run = subprocess.Popen(
-        [sys.executable, "-c", FIT_WAITS, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert run.stdout is not None
-    assert run.stdout.readline() == "waiting\n"
+    run = Started("cli.py", *options, before=let_fit_wait)
+    run.says("(waiting)\n")
     run.send_signal(sent)
-    _, errors = run.communicate(timeout=30)
-    assert run.returncode == code
-    assert errors.strip() == f"stopped by {name}; go on with --ckpt_path last"
+    assert run.wait(30) == code
+    assert run.stderr.strip() == f"stopped by {name}; go on with --ckpt_path last"
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -65,7 +63,7 @@ def test_while_it_imports(sent: signal.Signals, code: int, tmp_path: Path) -> No
     )
     maps = Path(f"/proc/{run.pid}/maps")
     while "libtorch" not in maps.read_text():
-        assert run.poll() is None
+        assert run.poll() is None, run.stderr
         time.sleep(0.02)
     run.send_signal(sent)
     _, errors = run.communicate(timeout=30)
@@ -74,20 +72,13 @@ def test_while_it_imports(sent: signal.Signals, code: int, tmp_path: Path) -> No
 
 
 def test_ctrl_c_in_training(tmp_path: Path) -> None:
-    run = subprocess.Popen(
-        [sys.executable, "cli.py", *command(tmp_path, "--trainer.max_steps=4000", "--data.num_workers=1")],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    run = Started("cli.py", *command(tmp_path, "--trainer.max_steps=4000", "--data.num_workers=1"))
     while not list(tmp_path.glob("*/checkpoints/*.ckpt")):
-        assert run.poll() is None
+        assert run.poll() is None, run.stderr
         time.sleep(0.1)
     os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to the loader processes, too
-    _, errors = run.communicate(timeout=30)
-    assert run.returncode == 130
-    assert errors.strip().splitlines() == ["stopped by Ctrl-C; go on with --ckpt_path last"]
+    assert run.wait(30) == 130
+    assert run.stderr.strip().splitlines() == ["stopped by Ctrl-C; go on with --ckpt_path last"]
 
 
 def test_a_rank_ends_when_the_first_is_gone() -> None:

@@ -21,6 +21,7 @@ from methods import METHODS, Segmenter, pretraining
 from methods.supervision import Supervision
 from reporting.checkpoints import AtomicCheckpointIO, PeriodicCheckpoint, last_checkpoint
 from tests.contract.test_contract import SHAPES, shapes, trainer, trains
+from tests.processes import Started, run
 
 STEPS = 5  # of three an epoch
 PRETRAINING = subclasses_below(pretraining.__name__, pretraining.__path__, Segmenter)
@@ -51,7 +52,7 @@ def fit(
     if resume is not None:
         torch.manual_seed(1234)  # another process's state
         torch.rand(5)
-    run = trainer(
+    fitting = trainer(
         folder,
         max_steps=steps,
         limit_val_batches=0,
@@ -59,7 +60,7 @@ def fit(
         callbacks=[losses, PeriodicCheckpoint(1, -1, str(folder))],
         plugins=[AtomicCheckpointIO()],
     )
-    run.fit(model, data, ckpt_path=resume, weights_only=True)
+    fitting.fit(model, data, ckpt_path=resume, weights_only=True)
     return {k: v.clone() for k, v in model.state_dict().items()}, losses.of_step
 
 
@@ -106,18 +107,17 @@ def final(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_killed_fit_goes_on(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     assert cli.main(command(tmp_path / "whole")) == 0
-    killed = subprocess.Popen([sys.executable, "cli.py", *command(tmp_path / "killed")], stderr=subprocess.PIPE, text=True)
+    killed = Started("cli.py", *command(tmp_path / "killed"))
     while (found := last_checkpoint(tmp_path / "killed")) is None or "step=1.ckpt" in found.name:
         assert killed.poll() is None
         time.sleep(0.01)
     killed.send_signal(sent)
-    errors = killed.communicate(timeout=60)[1]
-    assert killed.returncode == code
+    assert killed.wait(60) == code
     stopped = last_checkpoint(tmp_path / "killed")
     assert stopped is not None
     assert stopped.name != "step=60.ckpt"
     if sent is signal.SIGTERM:
-        assert "stopped by SIGTERM; go on with --ckpt_path last" in errors
+        assert "stopped by SIGTERM; go on with --ckpt_path last" in killed.stderr
     time.sleep(1)  # run folders are named by the second
     assert cli.main(command(tmp_path / "killed", "--ckpt_path=last")) == 0
     whole, again = final(tmp_path / "whole"), final(tmp_path / "killed")
@@ -125,7 +125,7 @@ def test_a_killed_fit_goes_on(sent: signal.Signals, code: int, tmp_path: Path) -
 
 
 def test_two_processes_go_on(tmp_path: Path) -> None:
-    """Started by Lightning first, and then by torchrun."""
+    """Started by Lightning first, and then as torchrun does."""
     options = [
         *("fit", "--config", "configs/ifseg/shapes.yaml", "--trainer.devices=2", "--trainer.strategy=ddp"),
         *("--trainer.max_steps=5", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
@@ -133,12 +133,12 @@ def test_two_processes_go_on(tmp_path: Path) -> None:
         *("--trainer.callbacks.every_n_train_steps=1", "--trainer.callbacks.save_top_k=-1"),
         *("--data.maps=24", "--data.train_batch_size=4", "--data.num_workers=0"),
     ]
+    command = [sys.executable, "cli.py", *options, f"--trainer.default_root_dir={tmp_path / 'whole'}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for name, start in (("whole", []), ("again", ["-m", "torch.distributed.run", "--nproc-per-node=2"])):
-        before = [f"--ckpt_path={file}" for file in (tmp_path / "whole").glob("*/checkpoints/step=2.ckpt")]
-        command = [sys.executable, *start, "cli.py", *options, f"--trainer.default_root_dir={tmp_path / name}", *before]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (second,) = (tmp_path / "whole").glob("*/checkpoints/step=2.ckpt")
+    run("cli.py", *options, f"--trainer.default_root_dir={tmp_path / 'again'}", f"--ckpt_path={second}", ranks=2)
     whole, again = final(tmp_path / "whole"), final(tmp_path / "again")
     assert all(torch.equal(again[key], value) for key, value in whole.items())
     written = sorted(file.name for file in (tmp_path / "again").glob("*/checkpoints/step=*.ckpt"))

@@ -1,9 +1,6 @@
 """Exact evaluation: 1, 2 or 3 processes, any number of pictures, in test and inside fit: the same integers."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,10 +17,10 @@ from common.distributed import is_padding_sample
 from datamodules import DATAMODULES
 from datamodules.sampling import EpochSampler, ExactSampler, epoch_order
 from methods import METHODS
-from tests.conftest import ROOT
 from tests.contract.ddp_worker import CASES
 from tests.contract.fit_worker import METHODS_TRIED
 from tests.data import make_pictures
+from tests.processes import run
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     found = {}
     for processes in (1, 2, 3):
         file = folder / f"{processes}.json"
-        command = [sys.executable, "-m", "tests.contract.ddp_worker", str(processes), str(file)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        run("-m", "tests.contract.ddp_worker", str(processes), str(file), ranks=processes)
         found[processes] = json.loads(file.read_text())
         found[processes]["predictions"] = json.loads((folder / str(processes) / "predictions.json").read_text())
     return found
@@ -70,17 +64,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     found = {}
     for processes in (1, 2):
         file = folder / f"{processes}.pt"
-        command = [
-            sys.executable,
-            "-m",
-            "tests.contract.fit_worker",
-            str(processes),
-            str(file),
-            str(folder / f"cache{processes}"),
-        ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        cache = folder / f"cache{processes}"
+        run("-m", "tests.contract.fit_worker", str(processes), str(file), str(cache), ranks=processes)
         found[processes] = torch.load(file, weights_only=True)
     return found
 
