@@ -46,7 +46,7 @@ def fit(
     data = shapes(method)
     for part in (data, getattr(data, "scored_on", None)):
         if part is not None:
-            part.train_pictures, part.maps, part.num_workers = 12, 12, workers
+            part.train_pictures, part.maps, part.train_batch_size, part.num_workers = 6, 6, 2, workers
     losses = Losses()
     model = method()
     if resume is not None:
