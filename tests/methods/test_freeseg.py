@@ -688,7 +688,7 @@ def test_the_real_configs_train_and_are_tested(name: str, tmp_path: Path, capsys
     assert given.get("leave_out") == (left_out and f"/data/{left_out}")
     given |= {"images": str(tmp_path / "data" / images), "size": 64, "train_batch_size": 3, "num_workers": 0}
     given |= {"leave_out": str(tmp_path / "data" / left_out)} if left_out else {}
-    given["scored_on"]["init_args"]["root"] = str(tmp_path / "data")
+    given["scored_on"]["init_args"] |= {"root": str(tmp_path / "data"), "limit": 1}
     small = {"clip": "tiny_clip", "pretrained": "embedded", "network": "segformer_embedded", "network_weights": None}
     config["model"]["init_args"] |= small | {"network_revision": None, "protocol_values": {"templates": "plain"}}
     config["trainer"] |= {"max_steps": 1, "default_root_dir": str(tmp_path / "runs"), "accelerator": "cpu"}
