@@ -1,4 +1,4 @@
-"""A trial of a protocol sweep on kept scores against one that asks the network again (ViT-B/16, random weights)."""
+"""Asking again without the network: other thresholds on kept scores, other words of remembered tokens (ViT-B/16, random)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from backbones.remembered import TokenMemory, remembered
 from benchmarks.timing import Ratio, paired
 from evaluation import Protocol, Vocabulary
 from evaluation.kept_scores import KeepScores
@@ -41,3 +42,13 @@ def run() -> Iterator[Ratio]:
         size = next(Path(folder).rglob("*.safetensors")).stat().st_size / 2**20
         what = f"a picture's label map, 21 classes, from kept scores ({size:.2f} MiB)"
         yield paired(what, from_disk, anew, runs=5)
+    model.kept_scores = None
+    memory = TokenMemory()
+
+    def from_memory() -> list[LabelMap]:
+        with remembered(model, memory):
+            return model.segment([picture])
+
+    assert torch.equal(anew()[0].labels, from_memory()[0].labels)
+    yield paired("a picture's label map, 21 classes, from remembered tokens", from_memory, anew, runs=5)
+    assert memory.recalled >= 5
