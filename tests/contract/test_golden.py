@@ -36,7 +36,7 @@ def test_twenty_steps(name: str, tmp_path: Path) -> None:
     golden, writes = json.loads(GOLDEN.read_text()), os.environ.get("ZEROLABEL_GOLDEN") == "write"
     if name not in golden and not writes:
         pytest.skip(f"no record of {name}; ZEROLABEL_GOLDEN=write python -m pytest tests/contract/test_golden.py makes one")
-    _, losses = fit(tmp_path, LEARNERS[name], 0, steps=STEPS)
+    _, losses = fit(tmp_path, LEARNERS[name], 0, steps=STEPS, batch=4)
     found = {str(step): logged for step, logged in losses.items()}
     assert len(found) == STEPS
     if writes:

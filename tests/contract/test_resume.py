@@ -39,14 +39,14 @@ class Losses(Callback):
 
 
 def fit(
-    folder: Path, method: type[Segmenter], workers: int, resume: Path | None = None, steps: int = STEPS
+    folder: Path, method: type[Segmenter], workers: int, resume: Path | None = None, steps: int = STEPS, batch: int = 2
 ) -> tuple[dict[str, torch.Tensor], dict[int, dict[str, float]]]:
     """The weights after all steps and what was logged; all checkpoints are kept in ``folder``."""
     lightning.seed_everything(1)
     data = shapes(method)
     for part in (data, getattr(data, "scored_on", None)):
         if part is not None:
-            part.train_pictures, part.maps, part.train_batch_size, part.num_workers = 6, 6, 2, workers
+            part.train_pictures, part.maps, part.train_batch_size, part.num_workers = 3 * batch, 3 * batch, batch, workers
     losses = Losses()
     model = method()
     if resume is not None:
