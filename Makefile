@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 .PHONY: compare test lint clean
 
 compare: $(VENV)/ready
-	$(BIN)/python cli.py compare --config configs/compare/shapes.yaml --output $(OUTPUT)
+	$(BIN)/python cli.py compare --config configs/compare/shapes.yaml --output $(OUTPUT) --jobs 2
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

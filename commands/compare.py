@@ -15,23 +15,29 @@ from commands.checks import check_trainer
 from commands.errors import plain_errors
 from commands.lightning import quiet
 from commands.trained import build_trained
-from common.errors import known
+from common.errors import UserError, known
 from common.files import shipped
 from common.values import Within
-from reporting.comparison import compare, strategy, writes
+from reporting.comparison import compare
+from reporting.fits import writes
+from reporting.measuring import strategy
 from reporting.plan import BenchmarkEntry, Comparison, MethodEntry, read_plan
 
 
 class CommandLineBuilder:
-    """Makes a comparison's methods and benchmarks as the command line would (:class:`reporting.comparison.Builder`)."""
+    """Makes a comparison's methods and benchmarks as the command line would (:class:`reporting.measuring.Builder`)."""
 
-    def __init__(self, devices: int = 1) -> None:
-        self.devices = devices
+    def __init__(self, devices: int = 1, with_bar: bool = True) -> None:
+        self.devices, self.with_bar = devices, with_bar
+
+    def begin(self) -> None:
+        quiet()
 
     def method(self, entry: MethodEntry, seed: int, words_of: BenchmarkEntry | None = None) -> tuple[Any, Any, Any]:
         options = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in entry.set.items()]
         training = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", f"--seed_everything={seed}"]
         training += [f"--trainer.devices={self.devices}", f"--trainer.strategy={strategy(self.devices)}"]
+        training += ["--trainer.enable_model_summary=false", f"--trainer.enable_progress_bar={str(self.with_bar).lower()}"]
         if words_of is not None:
             options.append(f"--data.scored_on={json.dumps({'class_path': words_of.data, 'init_args': words_of.options})}")
         cli = build_trained(["--config", entry.config, *options, *training], entry.checkpoint)
@@ -56,12 +62,17 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--output", "-o", default="results", help="folder of tables, report and kept results")
     parser.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) that share each fit and each test")
     with plain_errors():
+        parser.add_argument("--jobs", type=int, default=1, help="rows at a time, each on its share of the CPU's threads")
         options = parser.parse_args(arguments)
         Within(1).check("devices", options.devices, int)
+        Within(1).check("jobs", options.jobs, int)
+        if options.jobs > 1 and options.devices > 1:
+            raise UserError(f"--jobs {options.jobs} and --devices {options.devices}: rows at a time have one device each.")
         check_trainer("auto", strategy(options.devices), options.devices)
         plan = read_plan(Path(shipped(options.config)), parse_plan)
     output = Path(options.output)
-    compare(plan, output, CommandLineBuilder(options.devices), options.devices)
+    builder = CommandLineBuilder(options.devices, with_bar=options.jobs == 1)
+    compare(plan, output, builder, options.devices, options.jobs)
     if not writes():
         return 0
     print("\n" + (output / "results.md").read_text(encoding="utf-8"))

@@ -72,14 +72,20 @@ def stopped_by(error: BaseException) -> signal.Signals | None:
 
 def end_with_first() -> None:
     """Ends another rank than the first soon after the process that started it is gone; alone it would wait for hours."""
-    first = os.getppid()
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        end_with_parent(GRACE, "error: another process of this run ended (the first). Go on with --ckpt_path last.")
+
+
+def end_with_parent(grace: float = 0, last_words: str = "") -> None:
+    """Ends this process some seconds after the one that started it is gone."""
+    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == first:
+        while os.getppid() == parent:
             time.sleep(1)
-        time.sleep(GRACE)
-        print("error: another process of this run ended (the first). Go on with --ckpt_path last.", file=sys.stderr, flush=True)
+        time.sleep(grace)
+        if last_words:
+            print(last_words, file=sys.stderr, flush=True)
         os._exit(1)
 
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
