@@ -31,7 +31,7 @@ Options = dict[str, list[str]]  # option -> the words known for it; none: a file
 def options_of(command: str) -> Options:
     """The options of a command."""
     if command == "compare":
-        found: Options = {"--config": shipped_configs(compare=True), "--output": [], "--devices": []}
+        found: Options = {"--config": shipped_configs(compare=True), "--output": [], "--devices": [], "--jobs": []}
     elif command == "choose":
         found = {"--images": [], "--classes": Vocabulary.known_names(), "--config": shipped_configs(compare=True)}
         found |= {"--protocol": Protocol.known_presets(), "--pictures": [], "--output": []}

@@ -7,10 +7,12 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch
 
+from common.errors import UserError
 from common.stopping import end_with_parent
 from reporting.plan import Comparison
 
@@ -27,6 +29,9 @@ def side_by_side(plan: Comparison, jobs: int, start: Callable[..., Any], *argume
         jobs: processes; they share the threads that torch has here.
         start: a function of a module, called once in each process with the ``arguments``; gives what measures rows by number.
         arguments: of ``start``.
+
+    Raises:
+        UserError: a row's own, or a process was killed.
     """
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")  # CUDA cannot be forked
@@ -35,10 +40,15 @@ def side_by_side(plan: Comparison, jobs: int, start: Callable[..., Any], *argume
         running: list[Future[Answer]] = [pool.submit(_rows, group) for group in groups(plan)]
         for done in as_completed(running):
             yield done.result()
-    except BaseException:
+    except BaseException as error:
         for process in list(pool._processes.values()):
             process.kill()  # at SIGTERM, Lightning would end a training, and the process wait for another
         pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(error, BrokenProcessPool):
+            raise UserError(
+                f"one of {jobs} processes ended, most often for want of memory. Finished results are kept: start the same "
+                "command again, with fewer --jobs."
+            ) from error
         raise
     pool.shutdown()
 

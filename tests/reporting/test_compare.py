@@ -22,9 +22,8 @@ from common.errors import UserError
 from common.kept import Kept
 from evaluation.selective import BINS
 from reporting.columns import ORACLE, columns
-from reporting.jobs import groups
 from reporting.measuring import Measuring
-from reporting.plan import Comparison, MethodEntry, read_plan
+from reporting.plan import Comparison, read_plan
 from reporting.result import Result
 from reporting.runs import read_compared
 from reporting.tables import write_tables
@@ -210,21 +209,6 @@ def test_the_first_error_of_rows_at_a_time_is_one_line(tmp_path: Path, capsys: p
             break
         time.sleep(0.1)
     assert not left
-
-
-def test_rows_that_may_share_a_training_are_measured_together() -> None:
-    def row(name: str, config: str, fit: bool = False, after: str | None = None) -> MethodEntry:
-        return MethodEntry(name, config, fit=fit, after=after)
-
-    rows = [
-        row("a", "x"),
-        row("b", "y", True),
-        row("c", "x"),
-        row("d", "y", True),
-        row("e", "z", after="b"),
-        row("f", "w", True),
-    ]
-    assert groups(Comparison("", rows, [])) == [[1, 3, 4], [5], [0], [2]]
 
 
 def test_a_batch_that_does_not_go_round_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
