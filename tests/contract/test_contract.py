@@ -187,7 +187,7 @@ def test_a_rule_changes_the_result_or_is_refused(method: type[Segmenter], rule: 
     """What the hash covers has an effect; what has none cannot be asked for."""
     base = BASE | {"refine": next((name for name, start in NEEDED.items() if rule.startswith(start)), "none")}
     base |= ALSO.get(rule, {})
-    model = method()
+    model = made(method)
     if rule in model.training_rules():
         assert rule not in model.followed_rules()
     elif rule not in model.followed_rules():
@@ -209,10 +209,15 @@ def ask(model: Any, values: dict[str, Any], also: str = "") -> None:
 
 
 @cache
+def made(method: type[Segmenter]) -> Segmenter:
+    torch.manual_seed(0)
+    return method()
+
+
+@cache
 def segmented(method: type[Segmenter], values: str) -> tuple[str, list[torch.Tensor]]:
     """The protocol's hash, and labels and scores of two pictures under values in JSON."""
-    torch.manual_seed(0)
-    model = method()
+    model = made(method)
     ask(model, json.loads(values))
     images = DATAMODULES["Shapes"](pictures=2).benchmark("test")
     found = model.segment([images[0]["image"], images[1]["image"]], with_score=True)

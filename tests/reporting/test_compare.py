@@ -184,7 +184,7 @@ def test_rows_at_a_time_give_the_same_table(tmp_path: Path, capsys: pytest.Captu
         assert (tmp_path / jobs / "report.html").exists()
     assert found[0] == found[1]
     capsys.readouterr()
-    assert cli.main([*command, str(tmp_path / "2"), "--jobs", "2"]) == 0
+    assert cli.main([*command, str(tmp_path / "2")]) == 0
     assert capsys.readouterr().out.count("kept from before") == 3
     assert cli.main([*command, str(tmp_path / "3"), "--jobs", "2", "--devices", "2"]) == 2
     assert "--jobs 2 and --devices 2" in capsys.readouterr().err
