@@ -35,7 +35,7 @@ def side_by_side(plan: Comparison, jobs: int, start: Callable[..., Any], *argume
     """
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")  # CUDA cannot be forked
-    pool = ProcessPoolExecutor(jobs, context, _begin, (threads, start, arguments))
+    pool = ProcessPoolExecutor(jobs, context, _begin, (threads, multiprocessing.get_start_method(), start, arguments))
     try:
         running: list[Future[Answer]] = [pool.submit(_rows, group) for group in groups(plan)]
         for done in as_completed(running):
@@ -67,8 +67,9 @@ def groups(plan: Comparison) -> list[list[int]]:
     return sorted(found.values(), key=lambda rows: not any(plan.methods[row].fit for row in rows))
 
 
-def _begin(threads: int, start: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _begin(threads: int, loaders: str, start: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     global _measure
+    multiprocessing.set_start_method(loaders, force=True)  # of loader processes: a spawned process would spawn its own, too
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
     os.environ["TERM"] = "dumb"  # several bars on one terminal overwrite each other
     end_with_parent()

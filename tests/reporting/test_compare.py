@@ -171,9 +171,9 @@ def test_two_processes_get_the_same_table(tmp_path: Path) -> None:
 
 
 def test_rows_at_a_time_give_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = {"trainer.max_steps": 2, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
-    probe = {"name": "probe", "config": "configs/oracle/linear_probe.yaml", "fit": True, "set": small}
-    plan = PLAN | {"seeds": [0], "methods": [*PLAN["methods"], probe]}  # type: ignore[misc]
+    small = {"trainer.max_steps": 2, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 1}
+    zeroseg = {"name": "ZeroSeg", "config": "configs/zeroseg/shapes.yaml", "fit": True, "set": small}
+    plan = PLAN | {"seeds": [0], "methods": [*PLAN["methods"], zeroseg]}  # type: ignore[misc]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     command = ["compare", "--config", str(tmp_path / "plan.yaml"), "--output"]
     found = []
