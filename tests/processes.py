@@ -35,7 +35,10 @@ class Started:
         self, *program: str, environment: dict[str, str] | None = None, before: Callable[[], None] | None = None
     ) -> None:
         self.program = program
-        self.out, self.err = (Path(tempfile.mkstemp(prefix="zerolabel-test-")[1]) for _ in range(2))
+        self.folder = tempfile.TemporaryDirectory(prefix="zerolabel-test-")  # removed with this object
+        self.out, self.err = (Path(self.folder.name, name) for name in ("out", "err"))
+        for file in self.out, self.err:
+            file.touch()
         whole = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
         self.process = FORKS.Process(target=_run, args=(program, whole, str(self.out), str(self.err), before))
         self.process.start()
