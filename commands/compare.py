@@ -61,8 +61,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--config", "-c", default="configs/compare/shapes.yaml", help="methods, benchmarks, seeds")
     parser.add_argument("--output", "-o", default="results", help="folder of tables, report and kept results")
     parser.add_argument("--devices", type=int, default=1, help="GPUs (or CPU processes) that share each fit and each test")
+    parser.add_argument("--jobs", type=int, default=1, help="rows at a time, each on its share of the CPU's threads")
     with plain_errors():
-        parser.add_argument("--jobs", type=int, default=1, help="rows at a time, each on its share of the CPU's threads")
         options = parser.parse_args(arguments)
         Within(1).check("devices", options.devices, int)
         Within(1).check("jobs", options.jobs, int)

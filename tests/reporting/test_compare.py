@@ -3,11 +3,9 @@
 import base64
 import csv
 import math
-import multiprocessing
 import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,47 +166,6 @@ def test_two_processes_get_the_same_table(tmp_path: Path) -> None:
         assert set(getattr(one, shown)) == set(getattr(two, shown))
         assert all(torch.equal(part, getattr(two, shown)[key]) for key, part in getattr(one, shown).items())
     assert {key.partition("/")[0] for key in one.panels} == {"0", "1"}
-
-
-def test_rows_at_a_time_give_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = {"trainer.max_steps": 2, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 1}
-    zeroseg = {"name": "ZeroSeg", "config": "configs/zeroseg/shapes.yaml", "fit": True, "set": small}
-    plan = PLAN | {"seeds": [0], "methods": [*PLAN["methods"], zeroseg]}  # type: ignore[misc]
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
-    command = ["compare", "--config", str(tmp_path / "plan.yaml"), "--output"]
-    found = []
-    for jobs in "12":
-        assert cli.main([*command, str(tmp_path / jobs), "--jobs", jobs]) == 0
-        rows = list(csv.DictReader((tmp_path / jobs / "results.csv").open()))
-        found.append([(row["method"], row["miou"], row["weights"]) for row in rows])
-        assert (tmp_path / jobs / "report.html").exists()
-    assert found[0] == found[1]
-    capsys.readouterr()
-    assert cli.main([*command, str(tmp_path / "2")]) == 0
-    assert capsys.readouterr().out.count("kept from before") == 3
-    assert cli.main([*command, str(tmp_path / "3"), "--jobs", "2", "--devices", "2"]) == 2
-    assert "--jobs 2 and --devices 2" in capsys.readouterr().err
-
-
-def test_the_first_error_of_rows_at_a_time_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Though another row would train for hours."""
-    small = {"data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
-    short = small | {"trainer.max_steps": 1, "trainer.default_root_dir": str(tmp_path)}
-    iclip = {"name": "ICLIP", "config": "configs/freeseg/iclip_shapes.yaml", "fit": True, "set": short}
-    elsewhere = {"model.rule": "maskclip", "model.iclip": str(tmp_path / "absent.safetensors")}
-    its_map = {"name": "its map", "config": "configs/freeseg/map_shapes.yaml", "after": "ICLIP", "set": elsewhere}
-    long = {"name": "long", "config": "configs/oracle/linear_probe.yaml", "fit": True}
-    long |= {"set": small | {"trainer.max_steps": 10**6}}
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | {"seeds": [0], "methods": [iclip, its_map, long]}))
-    command = ["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out"), "--jobs", "2"]
-    assert cli.main(command) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "absent.safetensors" in line
-    for _ in range(100):
-        if not (left := multiprocessing.active_children()):
-            break
-        time.sleep(0.1)
-    assert not left
 
 
 def test_a_batch_that_does_not_go_round_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

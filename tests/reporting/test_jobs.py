@@ -1,5 +1,7 @@
-"""Rows in processes of their own: what becomes of them when one is stopped or killed."""
+"""Rows in processes of their own: the same table; and what becomes of them when one fails, is stopped or killed."""
 
+import csv
+import multiprocessing
 import os
 import signal
 import time
@@ -7,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+import cli
 from common.errors import UserError
 from reporting.jobs import Answer, groups, side_by_side
 from reporting.plan import Comparison, MethodEntry
 from tests.processes import Started
+from tests.reporting.test_compare import PLAN
 
 
 def row(name: str, config: str, fit: bool = False, after: str | None = None) -> MethodEntry:
@@ -22,6 +27,47 @@ def test_rows_that_may_share_a_training_are_measured_together() -> None:
     rows = [row("a", "x"), row("b", "y", True), row("c", "x"), row("d", "y", True)]
     rows += [row("e", "z", after="b"), row("f", "w", True)]
     assert groups(Comparison("", rows, [])) == [[1, 3, 4], [5], [0], [2]]
+
+
+def test_rows_at_a_time_give_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"trainer.max_steps": 2, "data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 1}
+    zeroseg = {"name": "ZeroSeg", "config": "configs/zeroseg/shapes.yaml", "fit": True, "set": small}
+    plan = PLAN | {"seeds": [0], "methods": [*PLAN["methods"], zeroseg]}  # type: ignore[misc]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    command = ["compare", "--config", str(tmp_path / "plan.yaml"), "--output"]
+    found = []
+    for jobs in "12":
+        assert cli.main([*command, str(tmp_path / jobs), "--jobs", jobs]) == 0
+        rows = list(csv.DictReader((tmp_path / jobs / "results.csv").open()))
+        found.append([(row["method"], row["miou"], row["weights"]) for row in rows])
+        assert (tmp_path / jobs / "report.html").exists()
+    assert found[0] == found[1]
+    capsys.readouterr()
+    assert cli.main([*command, str(tmp_path / "2")]) == 0
+    assert capsys.readouterr().out.count("kept from before") == 3
+    assert cli.main([*command, str(tmp_path / "3"), "--jobs", "2", "--devices", "2"]) == 2
+    assert "--jobs 2 and --devices 2" in capsys.readouterr().err
+
+
+def test_the_first_error_of_rows_at_a_time_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though another row would train for hours."""
+    small = {"data.train_pictures": 8, "data.train_batch_size": 4, "data.num_workers": 0}
+    short = small | {"trainer.max_steps": 1, "trainer.default_root_dir": str(tmp_path)}
+    iclip = {"name": "ICLIP", "config": "configs/freeseg/iclip_shapes.yaml", "fit": True, "set": short}
+    elsewhere = {"model.rule": "maskclip", "model.iclip": str(tmp_path / "absent.safetensors")}
+    its_map = {"name": "its map", "config": "configs/freeseg/map_shapes.yaml", "after": "ICLIP", "set": elsewhere}
+    long = {"name": "long", "config": "configs/oracle/linear_probe.yaml", "fit": True}
+    long |= {"set": small | {"trainer.max_steps": 10**6}}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | {"seeds": [0], "methods": [iclip, its_map, long]}))
+    command = ["compare", "--config", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "out"), "--jobs", "2"]
+    assert cli.main(command) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "absent.safetensors" in line
+    for _ in range(100):
+        if not (left := multiprocessing.active_children()):
+            break
+        time.sleep(0.1)
+    assert not left
 
 
 def dying(folder: str) -> Callable[[list[int]], Answer]:
