@@ -8,7 +8,7 @@ from pathlib import Path
 from common.files import writable_folder
 from reporting.cells import speed
 from reporting.fits import writes
-from reporting.jobs import Answer, side_by_side
+from reporting.jobs import Answer, groups, side_by_side
 from reporting.measuring import Builder, Measuring
 from reporting.page import write_label_maps, write_report
 from reporting.plan import Comparison
@@ -57,7 +57,9 @@ def _one_by_one(measuring: Measuring) -> Iterator[tuple[int, Result, bool]]:
 
 def _side_by_side(measuring: Measuring, jobs: int) -> Iterator[tuple[int, Result, bool]]:
     """The same, in the order in which several processes are done with them."""
-    for answer in side_by_side(measuring.plan, jobs, answering, measuring.plan, measuring.output, measuring.builder):
+    plan = measuring.plan
+    rows = groups(plan, measuring.trainings)
+    for answer in side_by_side(rows, jobs, answering, plan, measuring.output, measuring.builder):
         for number, method, benchmark, key, is_new in answer:
             result = Result.load(measuring.kept, key)
             assert result is not None, f"{method} on {benchmark} was measured, and is not kept in '{measuring.output}'"

@@ -51,7 +51,7 @@ class Fits:
         """Trains, or loads what an earlier start trained."""
         images_per_step = data.train_batch_size * self.devices * trainer.accumulate_grad_batches
         key = key_of(
-            **_trained_by(made_by, type(model).read_options),
+            **trained_by(made_by, type(model).read_options),
             weights=weights_hash(model),
             pictures=data.training_content(),
             shared=[self.devices, images_per_step],
@@ -75,8 +75,8 @@ class Fits:
         return Training(seconds, self.devices, images_per_step, model.figure)
 
 
-def _trained_by(made_by: dict[str, Any], read_options: frozenset[str]) -> dict[str, Any]:
-    """Without the options that only the reading of the trained weights follows: their rows share one training."""
+def trained_by(made_by: dict[str, Any], read_options: frozenset[str]) -> dict[str, Any]:
+    """A row's configuration without the options that only the reading of trained weights follows."""
     model = made_by["config"].get("model", {})
     arguments = {name: value for name, value in model.get("init_args", {}).items() if name not in read_options}
     chosen = {name: value for name, value in made_by["set"].items() if name.rpartition(".")[2] not in read_options}

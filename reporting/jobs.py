@@ -21,11 +21,11 @@ Answer = list[tuple[int, str, str, str, bool]]  # row, method, benchmark, key of
 _measure: Callable[[list[int]], Answer]  # of a worker
 
 
-def side_by_side(plan: Comparison, jobs: int, start: Callable[..., Any], *arguments: Any) -> Iterator[Answer]:
+def side_by_side(rows: list[list[int]], jobs: int, start: Callable[..., Any], *arguments: Any) -> Iterator[Answer]:
     """The answers of groups of rows, each as it is done; the first error ends all of them.
 
     Args:
-        plan: the comparison.
+        rows: groups of their numbers, as of :func:`groups`.
         jobs: processes; they share the threads that torch has here.
         start: a function of a module, called once in each process with the ``arguments``; gives what measures rows by number.
         arguments: of ``start``.
@@ -37,7 +37,7 @@ def side_by_side(plan: Comparison, jobs: int, start: Callable[..., Any], *argume
     context = multiprocessing.get_context("spawn")  # CUDA cannot be forked
     pool = ProcessPoolExecutor(jobs, context, _begin, (threads, multiprocessing.get_start_method(), start, arguments))
     try:
-        running: list[Future[Answer]] = [pool.submit(_rows, group) for group in groups(plan)]
+        running: list[Future[Answer]] = [pool.submit(_rows, group) for group in rows]
         for done in as_completed(running):
             yield done.result()
     except BaseException as error:
@@ -53,15 +53,19 @@ def side_by_side(plan: Comparison, jobs: int, start: Callable[..., Any], *argume
     pool.shutdown()
 
 
-def groups(plan: Comparison) -> list[list[int]]:
-    """Numbers of rows that belong together: those that may share a training, and what starts from another row's.
+def groups(plan: Comparison, trainings: dict[str, dict[str, Any]]) -> list[list[int]]:
+    """Numbers of rows that belong together: those that share a training, and what starts from another row's.
 
     Groups with a training come first: they take longest.
+
+    Args:
+        plan: the comparison.
+        trainings: by method, what its training follows from; equal for methods that share one.
     """
     found: dict[str, list[int]] = {}
     group_of: dict[str, str] = {}
     for number, method in enumerate(plan.methods):
-        alone = method.config if method.fit else f"row {number}"
+        alone = repr(trainings[method.name]) if method.name in trainings else f"row {number}"
         group_of[method.name] = name = group_of[method.after] if method.after else alone
         found.setdefault(name, []).append(number)
     return sorted(found.values(), key=lambda rows: not any(plan.methods[row].fit for row in rows))

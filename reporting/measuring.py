@@ -22,7 +22,7 @@ from common.files import read_yaml, shipped
 from common.kept import Kept, key_of
 from common.weights import weights_hash
 from reporting.contrast import ScoreContrast
-from reporting.fits import Fits, Training, writes
+from reporting.fits import Fits, Training, trained_by, writes
 from reporting.plan import BenchmarkEntry, Comparison, MethodEntry
 from reporting.recorder import Measure, save_exported
 from reporting.result import Result
@@ -53,6 +53,7 @@ class Measuring:
         self.plan, self.output, self.builder, self.devices = plan, output, builder, devices
         self.kept = Kept("results", output / "kept", required=True)
         self.fits = Fits(output / "fits", devices)
+        self.trainings: dict[str, dict[str, Any]] = {}  # of checked methods: equal for those that share one
         self.memory = TokenMemory(0)  # of a method's towers, over its benchmarks
         self.data = {entry.name: builder.data(entry) for entry in plan.benchmarks}
         self.content: dict[str, str] = {}
@@ -76,6 +77,8 @@ class Measuring:
                 model, _, _ = self.builder.method(method, self.plan.seeds_of(method)[0], words_of)
             except UserError as error:
                 raise UserError(f"method '{method.name}': {error}") from error
+            if method.fit:
+                self.trainings[method.name] = trained_by(configuration(method), type(model).read_options)
             for benchmark in benchmarks:
                 try:
                     model.use_protocol(benchmark.protocol)

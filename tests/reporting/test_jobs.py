@@ -7,26 +7,39 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import cli
+from commands.compare import CommandLineBuilder
 from common.errors import UserError
 from reporting.jobs import Answer, groups, side_by_side
-from reporting.plan import Comparison, MethodEntry
+from reporting.measuring import Measuring
+from reporting.plan import BenchmarkEntry, Comparison, MethodEntry
 from tests.processes import Started
-from tests.reporting.test_compare import PLAN
+from tests.reporting.test_compare import OBJECTS, PLAN
 
 
-def row(name: str, config: str, fit: bool = False, after: str | None = None) -> MethodEntry:
-    return MethodEntry(name, config, fit=fit, after=after)
+def row(name: str, config: str = "", fit: bool = False, after: str | None = None, **chosen: Any) -> MethodEntry:
+    return MethodEntry(name, config, {f"model.{name}": value for name, value in chosen.items()}, fit=fit, after=after)
 
 
-def test_rows_that_may_share_a_training_are_measured_together() -> None:
-    rows = [row("a", "x"), row("b", "y", True), row("c", "x"), row("d", "y", True)]
-    rows += [row("e", "z", after="b"), row("f", "w", True)]
-    assert groups(Comparison("", rows, [])) == [[1, 3, 4], [5], [0], [2]]
+def test_rows_that_share_a_training_are_measured_together() -> None:
+    rows = [row("a"), row("b", fit=True), row("c"), row("d", fit=True)]
+    rows += [row("e", fit=True, after="b"), row("f", fit=True)]
+    assert groups(Comparison("", rows, []), {"b": {"x": 1}, "d": {"x": 1}, "f": {"x": 2}}) == [[1, 3, 4], [5], [0], [2]]
+
+
+def test_rows_share_a_training_where_only_its_reading_differs(tmp_path: Path) -> None:
+    """Two rates are two trainings, which can go on side by side though their config is the same."""
+    plain, probe = "configs/ifseg/shapes.yaml", "configs/oracle/linear_probe.yaml"
+    rows = [row("a", plain, True), row("b", plain, True, interpolation=0.8), row("c", plain, True, learning_rate=1e-4)]
+    rows += [row("d", plain, True, learning_rate=1e-4, interpolation=0.5), row("e", probe, True)]
+    measuring = Measuring(Comparison("", rows, [BenchmarkEntry(**OBJECTS)]), tmp_path, CommandLineBuilder(), 1)
+    measuring.check()
+    assert groups(measuring.plan, measuring.trainings) == [[0, 1], [2, 3], [4]]
 
 
 def test_rows_at_a_time_give_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,9 +99,8 @@ def dying(folder: str) -> Callable[[list[int]], Answer]:
 
 
 def test_a_killed_process_is_told_and_ends_the_others(tmp_path: Path) -> None:
-    plan = Comparison("", [row("a", "x"), row("b", "y")], [])
     with pytest.raises(UserError, match="one of 2 processes ended, most often for want of memory"):
-        list(side_by_side(plan, 2, dying, str(tmp_path)))
+        list(side_by_side([[0], [1]], 2, dying, str(tmp_path)))
     assert_gone(int((tmp_path / "1").read_text()))
 
 
