@@ -59,7 +59,7 @@ def _side_by_side(measuring: Measuring, jobs: int) -> Iterator[tuple[int, Result
     """The same, in the order in which several processes are done with them."""
     plan = measuring.plan
     rows = groups(plan, measuring.trainings)
-    for answer in side_by_side(rows, jobs, answering, plan, measuring.output, measuring.builder):
+    for answer in side_by_side(rows, jobs, answering, plan, measuring.output, measuring.builder, measuring.content):
         for number, method, benchmark, key, is_new in answer:
             result = Result.load(measuring.kept, key)
             assert result is not None, f"{method} on {benchmark} was measured, and is not kept in '{measuring.output}'"
@@ -67,10 +67,10 @@ def _side_by_side(measuring: Measuring, jobs: int) -> Iterator[tuple[int, Result
             yield number, result, is_new
 
 
-def answering(plan: Comparison, output: Path, builder: Builder) -> Callable[[list[int]], Answer]:
+def answering(plan: Comparison, output: Path, builder: Builder, content: dict[str, str]) -> Callable[[list[int]], Answer]:
     """What measures rows in a process of its own, and says where their results are kept."""
     builder.begin()
-    measuring = Measuring(plan, output, builder, devices=1)
+    measuring = Measuring(plan, output, builder, 1, content)
 
     def measure(rows: list[int]) -> Answer:
         return [

@@ -47,19 +47,28 @@ def strategy(devices: int) -> str:
 
 
 class Measuring:
-    """The results of a plan, row by row."""
+    """The results of a plan, row by row.
 
-    def __init__(self, plan: Comparison, output: Path, builder: Builder, devices: int) -> None:
+    Args:
+        plan: the comparison.
+        output: folder of what is kept.
+        builder: makes methods and benchmarks.
+        devices: that share each row.
+        content: by benchmark, the digest of its pictures, from a process that has read them; otherwise they are read here.
+    """
+
+    def __init__(
+        self, plan: Comparison, output: Path, builder: Builder, devices: int, content: dict[str, str] | None = None
+    ) -> None:
         self.plan, self.output, self.builder, self.devices = plan, output, builder, devices
         self.kept = Kept("results", output / "kept", required=True)
         self.fits = Fits(output / "fits", devices)
         self.trainings: dict[str, dict[str, Any]] = {}  # of checked methods: equal for those that share one
         self.memory = TokenMemory(0)  # of a method's towers, over its benchmarks
         self.data = {entry.name: builder.data(entry) for entry in plan.benchmarks}
-        self.content: dict[str, str] = {}
-        for name, data in self.data.items():
+        for data in self.data.values():
             data.prepare_data()
-            self.content[name] = data.benchmark("test").content()
+        self.content = content or {name: data.benchmark("test").content() for name, data in self.data.items()}
 
     def check(self) -> None:
         """Makes the methods as they will be made, and asks them every benchmark's words: mistakes show before the first hour.
