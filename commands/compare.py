@@ -16,7 +16,7 @@ from commands.errors import plain_errors
 from commands.lightning import quiet
 from commands.trained import build_trained
 from common.errors import UserError, known
-from common.files import shipped
+from common.files import file_name, shipped
 from common.values import Within
 from reporting.comparison import compare
 from reporting.fits import writes
@@ -25,10 +25,16 @@ from reporting.plan import BenchmarkEntry, Comparison, MethodEntry, read_plan
 
 
 class CommandLineBuilder:
-    """Makes a comparison's methods and benchmarks as the command line would (:class:`reporting.measuring.Builder`)."""
+    """Makes a comparison's methods and benchmarks as the command line would (:class:`reporting.measuring.Builder`).
 
-    def __init__(self, devices: int = 1, with_bar: bool = True) -> None:
-        self.devices, self.with_bar = devices, with_bar
+    Args:
+        devices: that share each row.
+        with_bar: whether trainings show their progress.
+        output: folder below which each training has a run folder; for what trains.
+    """
+
+    def __init__(self, devices: int = 1, with_bar: bool = True, output: Path | None = None) -> None:
+        self.devices, self.with_bar, self.output = devices, with_bar, output
 
     def begin(self) -> None:
         quiet()
@@ -38,6 +44,9 @@ class CommandLineBuilder:
         training = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", f"--seed_everything={seed}"]
         training += [f"--trainer.devices={self.devices}", f"--trainer.strategy={strategy(self.devices)}"]
         training += ["--trainer.enable_model_summary=false", f"--trainer.enable_progress_bar={str(self.with_bar).lower()}"]
+        if entry.fit and self.output is not None:
+            name = " ".join([entry.name, *([words_of.name] if words_of else []), f"seed {seed}"])
+            options.insert(0, f"--trainer.default_root_dir={self.output / 'runs' / file_name(name)}")
         if words_of is not None:
             options.append(f"--data.scored_on={json.dumps({'class_path': words_of.data, 'init_args': words_of.options})}")
         cli = build_trained(["--config", entry.config, *options, *training], entry.checkpoint)
@@ -71,7 +80,7 @@ def run(arguments: list[str]) -> int:
         check_trainer("auto", strategy(options.devices), options.devices)
         plan = read_plan(Path(shipped(options.config)), parse_plan)
     output = Path(options.output)
-    builder = CommandLineBuilder(options.devices, with_bar=options.jobs == 1)
+    builder = CommandLineBuilder(options.devices, with_bar=options.jobs == 1, output=output)
     compare(plan, output, builder, options.devices, options.jobs)
     if not writes():
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROOT = Path(__file__).parents[1]  # the checkout, or the folder that a wheel was installed into
+
+
+def file_name(text: str) -> str:
+    """A name of a file or folder that reads like the text."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("_")
 
 
 @contextmanager

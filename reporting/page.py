@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from common.colours import ink_on
 from common.drawing import label_image
-from common.files import atomic_path
+from common.files import atomic_path, file_name
 from reporting.album import Album
 from reporting.cells import percent, speed
 from reporting.class_colours import class_colours, css
@@ -106,14 +105,10 @@ def _figures(results: list[Result], album: Album) -> list[tuple[str, str | None]
 def write_label_maps(results: list[Result], output: Path) -> None:
     """``label_maps/BENCHMARK/METHOD/INDEX.png``, indexed by train id, of the pictures that the report shows."""
     for result in results:
-        folder = output / "label_maps" / _file_name(result.benchmark) / _file_name(result.method)
+        folder = output / "label_maps" / file_name(result.benchmark) / file_name(result.method)
         palette = np.array(result.palette, np.uint8)
         for key, labels in result.panels.items():
             index, _, kind = key.partition("/")
             if kind == "prediction":
                 with atomic_path(folder / f"{index}.png") as temporary:
                     label_image(labels.numpy(), palette).save(temporary, format="PNG")
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text).strip("_")

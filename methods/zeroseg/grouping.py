@@ -23,13 +23,11 @@ class GroupingRules:
 
     Attributes:
         centre_keys: DEVIATION: the mean key over the patches is taken off, so that no group wins by what all share.
-        assignment_scale: DEVIATION unless 1: factor of the assignment's logits.
         mixing: group tokens pass into the segments, and the segments through an MLP. Off is a DEVIATION: a segment is then
             the mean of its patches and nothing else.
     """
 
     centre_keys: bool = False
-    assignment_scale: float = 1.0
     mixing: bool = True
 
 
@@ -65,7 +63,7 @@ class GroupingBlock(nn.Module):
         keys = self.k(x)
         if self.rules.centre_keys:
             keys = keys - keys.mean(1, keepdim=True)
-        logits_BSL = self.rules.assignment_scale * (self.q(p) @ keys.mT).float() * keys.shape[-1] ** -0.5
+        logits_BSL = (self.q(p) @ keys.mT).float() * keys.shape[-1] ** -0.5
         hard_BSL = hard_assignment(logits_BSL, noise)
         means = (hard_BSL / (hard_BSL.sum(-1, keepdim=True) + 1)).to(x.dtype) @ self.v(x)  # + 1: GroupViT's epsilon
         segments = self.out(means)

@@ -56,7 +56,6 @@ class ZeroSeg(TokenSegmenter):
         depths: layers of each stage and after the last.
         segment_projection: ``shared_mlp`` for global vector and tokens (INFERRED), or ``none`` for the tokens.
         centre_keys: DEVIATION if true, see :class:`methods.zeroseg.grouping.GroupingRules`.
-        assignment_scale: DEVIATION unless 1, see there.
         mixing: DEVIATION if false, see there.
         norm_pix_loss: reconstruct pixels normalised per patch.
         size: of the masked autoencoder, ``base`` or ``embedded``.
@@ -91,7 +90,6 @@ class ZeroSeg(TokenSegmenter):
         depths: list[int] | None = None,
         segment_projection: Literal["shared_mlp", "none"] = "shared_mlp",
         centre_keys: bool = False,
-        assignment_scale: float = 1.0,
         mixing: bool = True,
         norm_pix_loss: bool = False,
         size: str = "embedded",
@@ -124,7 +122,7 @@ class ZeroSeg(TokenSegmenter):
                 raise UserError(f"encoder_init teacher needs a ViT, which tower '{teacher.name}' is not; set random or mae.")
             self.student.start_from(teacher)
         width, channels = self.student.width, self.teacher.channels
-        rules = GroupingRules(centre_keys, assignment_scale, mixing)
+        rules = GroupingRules(centre_keys, mixing)
         self.head = SegmentationHead(width, self.student.heads, group_tokens, depths, rules)
         self.project = mlp(width, 4 * width, channels)
         self.project_tokens = self.project if segment_projection == "shared_mlp" else torch.nn.Identity()

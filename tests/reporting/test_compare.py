@@ -265,6 +265,8 @@ def test_training_is_done_once_per_seed(tmp_path: Path, monkeypatch: pytest.Monk
     assert [(row["method"], row["seed"]) for row in rows] == [("SCLIP", "0"), ("probe", "0"), ("probe", "1")]
     assert rows[1]["weights"] != rows[2]["weights"]
     assert len(list((out / "fits").iterdir())) == 2
+    configs = {folder.name: yaml.safe_load((folder / "config_fit.yaml").read_text()) for folder in (out / "runs").iterdir()}
+    assert {name: config["seed_everything"] for name, config in configs.items()} == {"probe_seed_0": 0, "probe_seed_1": 1}
     for kept in (out / "kept").iterdir():
         kept.unlink()
     monkeypatch.setattr("lightning.Trainer.fit", None)  # a second training would fail
