@@ -46,7 +46,7 @@ class CommandLineBuilder:
         training += ["--trainer.enable_model_summary=false", f"--trainer.enable_progress_bar={str(self.with_bar).lower()}"]
         if entry.fit and self.output is not None:
             name = " ".join([entry.name, *([words_of.name] if words_of else []), f"seed {seed}"])
-            options.insert(0, f"--trainer.default_root_dir={self.output / 'runs' / file_name(name)}")
+            options.insert(0, f"--trainer.default_root_dir={self.output / 'runs' / file_name(name)}")  # the row's own wins
         if words_of is not None:
             options.append(f"--data.scored_on={json.dumps({'class_path': words_of.data, 'init_args': words_of.options})}")
         cli = build_trained(["--config", entry.config, *options, *training], entry.checkpoint)

@@ -27,8 +27,8 @@ def compare(plan: Comparison, output: Path, builder: Builder, devices: int = 1, 
     by_row: list[list[Result]] = [[] for _ in plan.methods]
     total = sum(len(plan.seeds_of(method)) * len(plan.benchmarks_of(method)) for method in plan.methods)
     measuring = Measuring(plan, output, builder, devices)
-    measuring.check()
-    found = _one_by_one(measuring) if jobs == 1 else _side_by_side(measuring, jobs)
+    rows = groups(plan, measuring.check())
+    found = _one_by_one(measuring) if jobs == 1 else _side_by_side(measuring, rows, jobs)
     for row, result, is_new in found:
         by_row[row].append(result)
         results = [result for row in by_row for result in row]
@@ -55,11 +55,10 @@ def _one_by_one(measuring: Measuring) -> Iterator[tuple[int, Result, bool]]:
             yield number, result, is_new
 
 
-def _side_by_side(measuring: Measuring, jobs: int) -> Iterator[tuple[int, Result, bool]]:
+def _side_by_side(measuring: Measuring, rows: list[list[int]], jobs: int) -> Iterator[tuple[int, Result, bool]]:
     """The same, in the order in which several processes are done with them."""
-    plan = measuring.plan
-    rows = groups(plan, measuring.trainings)
-    for answer in side_by_side(rows, jobs, answering, plan, measuring.output, measuring.builder, measuring.content):
+    shared = (measuring.plan, measuring.output, measuring.builder, measuring.content)
+    for answer in side_by_side(rows, jobs, answering, *shared):
         for number, method, benchmark, key, is_new in answer:
             result = Result.load(measuring.kept, key)
             assert result is not None, f"{method} on {benchmark} was measured, and is not kept in '{measuring.output}'"

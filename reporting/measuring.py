@@ -63,37 +63,43 @@ class Measuring:
         self.plan, self.output, self.builder, self.devices = plan, output, builder, devices
         self.kept = Kept("results", output / "kept", required=True)
         self.fits = Fits(output / "fits", devices)
-        self.trainings: dict[str, dict[str, Any]] = {}  # of checked methods: equal for those that share one
         self.memory = TokenMemory(0)  # of a method's towers, over its benchmarks
         self.data = {entry.name: builder.data(entry) for entry in plan.benchmarks}
         for data in self.data.values():
             data.prepare_data()
         self.content = content or {name: data.benchmark("test").content() for name, data in self.data.items()}
 
-    def check(self) -> None:
+    def check(self) -> dict[str, dict[str, Any]]:
         """Makes the methods as they will be made, and asks them every benchmark's words: mistakes show before the first hour.
+
+        Returns:
+            By method that is trained, what its training follows from: equal for methods that share one.
 
         Raises:
             UserError: one cannot be made, or cannot be asked, such as a closed head of another number of outputs.
         """
+        trainings = {}
         for method in self.plan.methods:
             if method.after is None:
-                self._check(method)
+                made = self._check(method)
+                if method.fit:
+                    trainings[method.name] = trained_by(configuration(method), made.read_options)
+        return trainings
 
-    def _check(self, method: MethodEntry) -> None:
+    def _check(self, method: MethodEntry) -> Any:
+        """The method's class."""
         for benchmarks, words_of in _fits(self.plan, method):
             try:
                 model, _, _ = self.builder.method(method, self.plan.seeds_of(method)[0], words_of)
             except UserError as error:
                 raise UserError(f"method '{method.name}': {error}") from error
-            if method.fit:
-                self.trainings[method.name] = trained_by(configuration(method), type(model).read_options)
             for benchmark in benchmarks:
                 try:
                     model.use_protocol(benchmark.protocol)
                     model.use_vocabulary(self.data[benchmark.name].vocabulary)
                 except UserError as error:
                     raise UserError(f"method '{method.name}' on benchmark '{benchmark.name}': {error}") from error
+        return type(model)
 
     def row(self, method: MethodEntry) -> Iterator[tuple[Result, bool]]:
         """The results of a method, and whether each is new."""

@@ -23,7 +23,7 @@ from tests.reporting.test_compare import OBJECTS, PLAN
 
 
 def row(name: str, config: str = "", fit: bool = False, after: str | None = None, **chosen: Any) -> MethodEntry:
-    return MethodEntry(name, config, {f"model.{name}": value for name, value in chosen.items()}, fit=fit, after=after)
+    return MethodEntry(name, config, {f"model.{option}": value for option, value in chosen.items()}, fit=fit, after=after)
 
 
 def test_rows_that_share_a_training_are_measured_together() -> None:
@@ -38,8 +38,7 @@ def test_rows_share_a_training_where_only_its_reading_differs(tmp_path: Path) ->
     rows = [row("a", plain, True), row("b", plain, True, interpolation=0.8), row("c", plain, True, learning_rate=1e-4)]
     rows += [row("d", plain, True, learning_rate=1e-4, interpolation=0.5), row("e", probe, True)]
     measuring = Measuring(Comparison("", rows, [BenchmarkEntry(**OBJECTS)]), tmp_path, CommandLineBuilder(), 1)
-    measuring.check()
-    assert groups(measuring.plan, measuring.trainings) == [[0, 1], [2, 3], [4]]
+    assert groups(measuring.plan, measuring.check()) == [[0, 1], [2, 3], [4]]
 
 
 def test_rows_at_a_time_give_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
