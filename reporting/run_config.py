@@ -87,4 +87,7 @@ def _why_not_online() -> str | None:
         return f"{server} cannot be reached ({getattr(error, 'reason', error)})"
     import wandb
 
-    return None if wandb.login(prompt=False) else "nobody is logged in (wandb login, or WANDB_API_KEY)"
+    if wandb.login(prompt=False):
+        return None
+    wandb.teardown()  # it read its mode for this login, and would not again
+    return "nobody is logged in (wandb login, or WANDB_API_KEY)"

@@ -8,9 +8,9 @@ import random
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +24,6 @@ from reporting.figures import thinned
 from reporting.plan import Comparison
 from reporting.recorder import RESULT
 from reporting.result import Result
-from reporting.run_config import prepare_wandb
 from reporting.runs import name_of, read_runs
 from reporting.tables import write_tables
 from tests.reporting.test_compare import result
@@ -61,8 +60,7 @@ def agent_command(sweep: dict[str, Any], rng: random.Random) -> list[str]:
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
-def test_a_trial_of_every_sweep_runs(file: Path, tmp_path: Path) -> None:
-    wandb = pytest.importorskip("wandb")
+def test_a_trial_of_every_sweep_runs(wandb: Any, file: Path, tmp_path: Path) -> None:
     sweep = yaml.safe_load(file.read_text())
     assert sweep["metric"] == {"name": "val/miou", "goal": "maximize"}
     options = [*SMALL, *SMALL_DATA.get(file.stem, SMALL_TRAINING), f"--trainer.default_root_dir={tmp_path}"]
@@ -89,11 +87,18 @@ def test_a_run_folder_says_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert panel.width > 3 * 96
 
 
-def test_wandb_gets_configuration_classes_and_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb = pytest.importorskip("wandb")
-    wandb.teardown()  # else the mode of the first session stays
-    monkeypatch.setenv("WANDB_MODE", "offline")
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """W&B without what an earlier session read, and nothing left of it for a later one."""
+    module = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    module.teardown()
+    yield module
+    module.teardown()
+
+
+def test_wandb_gets_configuration_classes_and_panels(wandb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
     arguments = ["test", "--config", "configs/training_free/sclip.yaml", "--data.pictures=2", "--data.num_workers=0"]
     arguments += ["--trainer.logger=WandbLogger", "--trainer.logger.project=tried", f"--trainer.default_root_dir={tmp_path}"]
     updates: list[dict[str, Any]] = []
@@ -103,7 +108,6 @@ def test_wandb_gets_configuration_classes_and_panels(tmp_path: Path, monkeypatch
     )
     assert cli.main(arguments) == 0
     wandb.finish()
-    wandb.teardown()
     config: dict[str, Any] = next(new for new in updates if "protocol_hash" in new)
     assert config["model"]["init_args"]["rule"] == "sclip"
     assert config["sees"] == "nothing"
@@ -126,38 +130,45 @@ def test_without_wandb_it_is_said_plainly(
 
 
 def test_an_unreachable_wandb_does_not_stop_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    wandb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wandb = pytest.importorskip("wandb")
     server = "http://127.0.0.1:9"
-    wandb.teardown()
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_BASE_URL", server)
     assert cli.main([*fit_command(tmp_path), "--trainer.logger=WandbLogger"]) == 0
     wandb.finish()
-    wandb.teardown()
     assert f"W&B runs offline: {server} cannot be reached" in (said := capsys.readouterr().out)
     assert "wandb sync" in said
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
     assert list(tmp_path.rglob("step=2.ckpt"))
 
 
-def test_nobody_logged_in_runs_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("wandb")
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # it answers, with an error
+@pytest.fixture
+def answering_server() -> Iterator[str]:
+    """The address of a server that answers everything with an error."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_nobody_logged_in_runs_offline(
+    wandb: Any,
+    answering_server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", answering_server)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_MODE", "online")
-    prepare_wandb(SimpleNamespace(offline=False, save_dir="."), tmp_path)
-    server.shutdown()
-    assert os.environ["WANDB_MODE"] == "offline"
+    assert cli.main([*fit_command(tmp_path), "--trainer.logger=WandbLogger"]) == 0
+    wandb.finish()
     assert "W&B runs offline: nobody is logged in" in capsys.readouterr().out
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
 
 
 def fit_command(folder: Path) -> list[str]:
