@@ -3,7 +3,6 @@
 import csv
 import http.server
 import json
-import os
 import random
 import re
 import sys
