@@ -166,7 +166,7 @@ def test_tokenizer(files: str, hugging_face: Path) -> None:
                 assert tokenizer.decode(ids) == word
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def trained(dump: Any, model: OFA, classes: Tensor) -> tuple[Any, Tensor]:
     """IFSeg after the backward pass of the reference's first step, and its loss."""
     method = IFSeg(weights=None, dropout=0.0, drop_path=0.0)
