@@ -91,6 +91,10 @@ class MAE(nn.Module):
     def stride(self) -> int:
         return int(self.model.config.patch_size)
 
+    def encoder_parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained of the encoder, without the decoder, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("model.decoder.")}
+
     def encode(self, images: Tensor, noise: Tensor | None = None, mask_ratio: float = 0.0) -> Latent:
         """Encodes the patches of images (B, 3, H, W) whose noise (B, L) is lowest; all of them in order without noise."""
         stride = self.stride

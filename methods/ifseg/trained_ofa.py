@@ -13,6 +13,7 @@ from backbones.ofa.loading import ADDED_BY_IFSEG
 from common.values import Amount, Share
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.optim import warmup_cosine, with_step_schedule
+from methods.weights_before import WeightsBefore
 
 BETAS = (0.9, 0.999)
 
@@ -40,7 +41,6 @@ class TrainedOFA(OFASegmenter):
     ) -> None:
         super().__init__(**options)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.interpolation = interpolation
         encoder, decoder = self.ofa.encoder, self.ofa.decoder
         frozen = [encoder.embed_images, encoder.image_proj, encoder.embed_tokens]
         # of text and drawn pictures: they never get a gradient here, which DDP would wait for
@@ -48,13 +48,9 @@ class TrainedOFA(OFASegmenter):
         frozen += [decoder.embed_image_positions, decoder.image_pos_ln, decoder.image_rel_pos_table_list]
         for part in frozen:
             part.requires_grad_(False)
-        self.before: dict[str, Tensor] = {}
-        if interpolation < 1:
-            self.before = {
-                f"ofa.{name}": weight.detach().clone()
-                for name, weight in self.ofa.named_parameters()
-                if weight.requires_grad and not ADDED_BY_IFSEG.match(name)
-            }
+        trained = {name: weight for name, weight in self.ofa.named_parameters() if weight.requires_grad}
+        known = {f"ofa.{name}": weight for name, weight in trained.items() if not ADDED_BY_IFSEG.match(name)}
+        self.before = WeightsBefore(known, interpolation)
 
     @abstractmethod
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -68,9 +64,7 @@ class TrainedOFA(OFASegmenter):
             group["eps"] = fairseq_epsilon(self.global_step + 1)
 
     def as_read(self, trained: dict[str, Tensor]) -> dict[str, Tensor]:
-        return trained | {
-            name: torch.lerp(start.to(trained[name]), trained[name], self.interpolation) for name, start in self.before.items()
-        }
+        return self.before.interpolated(trained)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from backbones.clip import CLIP, EMBEDDED
 from backbones.mae import MAE
+from backbones.tower import DenseTower
 from backbones.towers import load_tower
 from common.errors import UserError
 from common.randomness import ImageNoise, run_seed
@@ -24,6 +25,7 @@ from methods.dense_clip import embed_words
 from methods.optim import adamw, warmup_cosine, with_step_schedule
 from methods.per_image import StillImages
 from methods.supervision import Supervision
+from methods.weights_before import WeightsBefore
 from methods.zeroseg.grouping import GroupingRules, SegmentationHead, mlp
 from methods.zeroseg.segment_tokens import SegmentTokens
 from methods.zeroseg.teacher import FeatureNorm, Teacher
@@ -60,6 +62,8 @@ class ZeroSeg(TokenSegmenter):
         norm_pix_loss: reconstruct pixels normalised per patch.
         size: of the masked autoencoder, ``base`` or ``embedded``.
         encoder_init: ``random`` (INFERRED), ``mae`` (published weights) or ``teacher``: DEVIATIONS.
+        interpolation: DEVIATION below 1: the encoder is read at this share of its trained weights and the rest of those it
+            started from (WiSE-FT, CVPR 2022). Checkpoints hold the trained ones, so that ``test`` may ask for another share.
         mae_weights: ``facebook/vit-mae-base``, a folder, or a file of facebookresearch/mae, for ``encoder_init: mae``.
         mae_revision: commit of its repository.
         clip: the teacher, one of ``zerolabel list towers``; see :func:`backbones.towers.load_tower`.
@@ -71,6 +75,7 @@ class ZeroSeg(TokenSegmenter):
     """
 
     sees = Supervision.PICTURES
+    read_options = frozenset({"interpolation"})
 
     def __init__(
         self,
@@ -94,6 +99,7 @@ class ZeroSeg(TokenSegmenter):
         norm_pix_loss: bool = False,
         size: str = "embedded",
         encoder_init: Literal["random", "mae", "teacher"] = "random",
+        interpolation: Share = 1.0,
         mae_weights: str | None = None,
         mae_revision: str | None = None,
         clip: str = "tiny_clip",
@@ -118,9 +124,14 @@ class ZeroSeg(TokenSegmenter):
         self.pretrained_parts = ("teacher.clip",) if teacher.pretrained else ()
         self.student = MAE(size, mae_weights if encoder_init == "mae" else None, mae_revision, norm_pix_loss)
         if encoder_init == "teacher":
-            if not isinstance(teacher, CLIP):
-                raise UserError(f"encoder_init teacher needs a ViT, which tower '{teacher.name}' is not; set random or mae.")
-            self.student.start_from(teacher)
+            self.student.start_from(_vit(teacher))
+        elif encoder_init == "random" and interpolation < 1:
+            raise UserError(
+                f"interpolation {interpolation} mixes the encoder with its start, which encoder_init random makes up; "
+                "set encoder_init teacher or mae, or interpolation 1."
+            )
+        known = {f"student.{name}": weight for name, weight in self.student.encoder_parameters().items()}
+        self.before = WeightsBefore(known, interpolation)
         width, channels = self.student.width, self.teacher.channels
         rules = GroupingRules(centre_keys, mixing)
         self.head = SegmentationHead(width, self.student.heads, group_tokens, depths, rules)
@@ -210,6 +221,9 @@ class ZeroSeg(TokenSegmenter):
                 flush=True,
             )
 
+    def as_read(self, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.before.interpolated(trained)
+
     def configure_optimizers(self) -> Any:
         total = int(self.trainer.estimated_stepping_batches)
         optimizer = adamw(self, self.learning_rate * self.images_per_step / LR_BATCH, self.weight_decay, (0.9, 0.95))
@@ -219,3 +233,9 @@ class ZeroSeg(TokenSegmenter):
             return (step + 1) / warmup if step < warmup else warmup_cosine(step - warmup, 1, total - warmup)
 
         return with_step_schedule(optimizer, factor)
+
+
+def _vit(teacher: DenseTower) -> CLIP:
+    if not isinstance(teacher, CLIP):
+        raise UserError(f"encoder_init teacher needs a ViT, which tower '{teacher.name}' is not; set random or mae.")
+    return teacher

@@ -319,7 +319,7 @@ def test_the_command_line_trains_and_scores(tmp_path: Path) -> None:
     ]
     assert cli.main(["fit", *config, *small, "--trainer.max_steps=2", "--model.interpolation=0.5"]) == 0
     checkpoint = str(next(tmp_path.rglob("*.ckpt")))
-    assert build_trained(config, checkpoint).model.interpolation == 0.5
+    assert build_trained(config, checkpoint).model.before.share == 0.5
     assert cli.main(["test", *config, *small, "--ckpt_path", checkpoint]) == 0
 
 

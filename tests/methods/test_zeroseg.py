@@ -368,6 +368,19 @@ def test_cached_and_uncached_training_agree(tmp_path: Path) -> None:
             assert torch.equal(a, before[name])
 
 
+def test_the_encoder_is_read_interpolated_with_its_start(tmp_path: Path) -> None:
+    options = {"cache": str(tmp_path / "views"), "encoder_init": "teacher"}
+    before, trained = ZeroSeg(**options).state_dict(), fit(tmp_path, **options).state_dict()
+    mixed = fit(tmp_path, **options, interpolation=0.25).state_dict()
+    moved = 0
+    for name, weight in trained.items():
+        encoder = name.startswith(("student.model.vit.", "student.ln_pre."))
+        expected = before[name] + 0.25 * (weight - before[name]) if encoder else weight
+        torch.testing.assert_close(mixed[name], expected, atol=1e-6, rtol=1e-5, msg=name)
+        moved += encoder and not torch.equal(mixed[name], weight)
+    assert moved > 50  # attention, MLPs and norms of three layers
+
+
 def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"depths": [2, 1]}, "must be one more than the group_tokens' 2 stages"),
@@ -375,6 +388,7 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
         ({"segment_projection": "none"}, "segment tokens are 192 wide, the teacher's embedding 128"),
         ({"feature_norm": "unit"}, "unknown feature_norm 'unit'"),
         ({"encoder_init": "mae", "mae_weights": str(tmp_path)}, "MAE weights .* cannot be loaded"),
+        ({"interpolation": 0.5}, "interpolation 0.5 mixes .* set encoder_init teacher or mae"),
     ]
     for options, message in cases:
         with pytest.raises(UserError, match=message):
