@@ -6,6 +6,7 @@ embedding of a class name (a word map): the rest of the network does not know wh
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,18 +69,16 @@ class Encoder(nn.Module):
             x = layer(x, bias)
         return Encoded(self.layer_norm(x), rows, padding_mask, grid)
 
-    def biases(self, rows: Tensor, grid: tuple[int, int], padding_mask: Tensor) -> list[Tensor]:
+    def biases(self, rows: Tensor, grid: tuple[int, int], padding_mask: Tensor) -> Iterator[Tensor]:
         """Per layer (1 or B, H, L + T, L + T): absolute, relative among cells and among pieces, -inf for padding."""
         c, length = self.config, grid[0] * grid[1]
         absolute = positions.absolute_bias(self.pos_q_linear, self.pos_k_linear, rows, rows, c.heads)
         absolute = absolute[None].masked_fill(padding_mask[:, None, None], -torch.inf)
-        found = []
         for image_table, text_table in zip(self.image_rel_pos_table_list, self.token_rel_pos_table_list, strict=True):
-            cells = positions.grid_bias(image_table, c.grid, c.image_side, *grid)
-            words = positions.text_bias(text_table, len(rows) - length, c.text_buckets, c.text_positions)
-            apart = [F.pad(cells, (0, len(rows) - length)), F.pad(words, (length, 0))]
-            found.append(absolute + torch.cat(apart, 1))
-        return found
+            bias = absolute.clone()
+            bias[..., :length, :length] += positions.grid_bias(image_table, c.grid, c.image_side, *grid)
+            bias[..., length:, length:] += positions.text_bias(text_table, len(rows) - length, c.text_buckets, c.text_positions)
+            yield bias
 
     def _image_rows(self, height: int, width: int) -> Tensor:
         """(L, d): a smaller grid takes its rows from the corner of the learnt ones; one they do not hold is resized to."""
@@ -110,7 +109,7 @@ class Decoder(nn.Module):
         self.seg_rel_pos_table_list = _tables(c.decoder_layers, (2 * c.grid - 1) ** 2 + 3, c.heads)
         self.layer_norm = nn.LayerNorm(d)
 
-    def forward(self, x: Tensor, rows: Tensor, relative: list[Tensor], encoded: Encoded, causal: bool = True) -> Tensor:
+    def forward(self, x: Tensor, rows: Tensor, relative: Iterable[Tensor], encoded: Encoded, causal: bool = True) -> Tensor:
         """Embeddings (B, P, d) with position rows (P, d) and relative biases (H, P, P) -> features (B, P, d)."""
         x = F.dropout(self.layernorm_embedding(x), self.dropout, self.training)
         heads, length = self.config.heads, x.shape[1]
@@ -181,7 +180,7 @@ class OFA(nn.Module):
         """
         c = self.config
         start = self.words[BOS].expand(len(encoded.states), 1, -1)
-        relative = [positions.map_bias(table, *encoded.grid, c.grid) for table in self.decoder.seg_rel_pos_table_list]
+        relative = (positions.map_bias(table, *encoded.grid, c.grid) for table in self.decoder.seg_rel_pos_table_list)
         x = torch.cat([start, encoded.cells], 1)
         features: Tensor = self.decoder(x, self.decoder.map_rows(*encoded.grid), relative, encoded, causal)[:, :-1]
         return features
@@ -192,7 +191,7 @@ class OFA(nn.Module):
         length = previous.shape[1]
         rows = decoder.pos_ln(decoder.embed_positions.weight[:length])
         tables = decoder.token_rel_pos_table_list
-        relative = [positions.text_bias(table, length, c.text_buckets, c.text_positions) for table in tables]
+        relative = (positions.text_bias(table, length, c.text_buckets, c.text_positions) for table in tables)
         features: Tensor = decoder(self.encoder.embed_tokens(previous), rows, relative, encoded)
         return features
 

@@ -43,11 +43,11 @@ def map_bias(table: nn.Module, height: int, width: int, grid: int) -> Tensor:
     The start token has three buckets behind the cells': for all that it sees, for all that see it, and for itself.
     """
     cells = grid_bias(table, grid, grid, height, width)
-    heads, length, _ = cells.shape
     sees, seen, itself = _by_head(table)[:, -3:].unbind(1)
-    row = sees[:, None, None].expand(heads, 1, length)
-    column = torch.cat([itself[:, None], seen[:, None].expand(heads, length)], 1)[:, :, None]
-    return torch.cat([column, torch.cat([row, cells], 1)], 2)
+    bias = cells.new_empty(len(cells), 1 + cells.shape[1], 1 + cells.shape[2])
+    bias[:, 1:, 1:] = cells
+    bias[:, :1, 1:], bias[:, 1:, :1], bias[:, 0, 0] = sees[:, None, None], seen[:, None, None], itself
+    return bias
 
 
 def grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int) -> Tensor:
@@ -63,9 +63,27 @@ def grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int) -
     span = 2 * side - 1
     used = slice(side - grid, side + grid - 1)
     offsets = _by_head(table)[:, : span**2].unflatten(1, (span, span))[:, used, used]
+    if grid in (height, width) and not (torch.is_grad_enabled() and offsets.requires_grad):
+        bias = offsets.new_empty(len(offsets), height, width, height, width)
+        if grid == height:
+            _copy_windows(bias, offsets)
+        else:
+            _copy_windows(bias.permute(0, 2, 1, 4, 3), offsets.transpose(1, 2))
+        return bias.flatten(3, 4).flatten(1, 2)
     across = _windows(offsets, grid, width)  # (H, 2 grid - 1, x, x')
     both = _windows(across.permute(0, 2, 3, 1), grid, height)  # (H, x, x', y, y')
     return both.permute(0, 3, 1, 4, 2).flip(3, 4).flatten(3, 4).flatten(1, 2)
+
+
+def _copy_windows(to: Tensor, offsets: Tensor) -> None:
+    """Writes the biases of a grid (grid, w) into ``to`` (H, y, x, y', x') out of (H, 2 grid - 1, 2 grid - 1) offsets.
+
+    What all cells of a row see is one slice of the offsets, once these are turned: no pass over ``to`` but the copy.
+    """
+    grid, width = to.shape[1:3]
+    turned = _windows(offsets, grid, width).flip(1, 3).transpose(1, 2).contiguous()  # (H, x, 2 grid - 1, x')
+    for y in range(grid):
+        to[:, y] = turned[:, :, grid - 1 - y : 2 * grid - 1 - y]
 
 
 def _windows(offsets: Tensor, grid: int, length: int) -> Tensor:

@@ -114,8 +114,11 @@ def test_scores_have_the_grid_of_any_size(ifseg: Any) -> None:
             assert scores.isfinite().all()
 
 
-@pytest.mark.parametrize(("height", "width"), [(5, 7), (3, 11), (8, 8), (9, 12)])
-def test_relative_positions_of_a_picture_are_those_of_the_trained_grid_resized(height: int, width: int, ifseg: Any) -> None:
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (3, 11), (8, 8), (9, 12), (8, 11), (11, 8)])
+def test_relative_positions_of_a_picture_are_those_of_the_trained_grid_resized(
+    height: int, width: int, learning: bool, ifseg: Any
+) -> None:
     """The embedded OFA is trained on maps of 8 x 8 cells; smaller grids are resized too, as larger ones are."""
     encoder, side, grid = ifseg.ofa.encoder, ifseg.ofa.config.image_side, ifseg.ofa.config.grid
     up_YG, up_XG = linear(grid, height), linear(grid, width)
@@ -126,6 +129,7 @@ def test_relative_positions_of_a_picture_are_those_of_the_trained_grid_resized(h
         encoder = copy.deepcopy(encoder)
         for part in (encoder.pos_q_linear, encoder.pos_k_linear):
             part.bias.zero_()
+    with torch.set_grad_enabled(learning):
         biases = encoder.biases(rows, (height, width), torch.zeros(1, len(rows), dtype=torch.bool))
         for table, (bias,) in zip(encoder.image_rel_pos_table_list, biases, strict=True):
             trained = table.weight[bucket_GGGG]
