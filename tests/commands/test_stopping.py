@@ -60,6 +60,7 @@ def test_while_it_imports(sent: signal.Signals, code: int, tmp_path: Path) -> No
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"ZEROLABEL_CACHE": str(tmp_path)},  # with an answer from before it would import nothing
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit that it is ignored
     )
     maps = Path(f"/proc/{run.pid}/maps")
     while "libtorch" not in maps.read_text():
