@@ -123,13 +123,7 @@ class ZeroSeg(TokenSegmenter):
         self.teacher, self.tower_saw = Teacher(teacher, self.grids, feature_norm), teacher.saw
         self.pretrained_parts = ("teacher.clip",) if teacher.pretrained else ()
         self.student = MAE(size, mae_weights if encoder_init == "mae" else None, mae_revision, norm_pix_loss)
-        if encoder_init == "teacher":
-            self.student.start_from(_vit(teacher))
-        elif encoder_init == "random" and interpolation < 1:
-            raise UserError(
-                f"interpolation {interpolation} mixes the encoder with its start, which encoder_init random makes up; "
-                "set encoder_init teacher or mae, or interpolation 1."
-            )
+        _start(self.student, encoder_init, teacher, interpolation)
         known = {f"student.{name}": weight for name, weight in self.student.encoder_parameters().items()}
         self.before = WeightsBefore(known, interpolation)
         width, channels = self.student.width, self.teacher.channels
@@ -235,7 +229,14 @@ class ZeroSeg(TokenSegmenter):
         return with_step_schedule(optimizer, factor)
 
 
-def _vit(teacher: DenseTower) -> CLIP:
-    if not isinstance(teacher, CLIP):
-        raise UserError(f"encoder_init teacher needs a ViT, which tower '{teacher.name}' is not; set random or mae.")
-    return teacher
+def _start(student: MAE, encoder_init: str, teacher: DenseTower, interpolation: float) -> None:
+    """The encoder's weights before training, where they are not those that it was made with."""
+    if encoder_init == "teacher":
+        if not isinstance(teacher, CLIP):
+            raise UserError(f"encoder_init teacher needs a ViT, which tower '{teacher.name}' is not; set random or mae.")
+        student.start_from(teacher)
+    elif encoder_init == "random" and interpolation < 1:
+        raise UserError(
+            f"interpolation {interpolation} mixes the encoder with its start, which encoder_init random makes up; "
+            "set encoder_init teacher or mae, or interpolation 1."
+        )
