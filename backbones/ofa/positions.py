@@ -63,7 +63,8 @@ def grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int) -
     span = 2 * side - 1
     used = slice(side - grid, side + grid - 1)
     offsets = _by_head(table)[:, : span**2].unflatten(1, (span, span))[:, used, used]
-    if grid in (height, width) and not (torch.is_grad_enabled() and offsets.requires_grad):  # a copy per row is a chain to go back
+    # with a gradient, a copy per row would be a chain of as many steps to go back
+    if grid in (height, width) and not (torch.is_grad_enabled() and offsets.requires_grad):
         bias = offsets.new_empty(len(offsets), height, width, height, width)
         if grid == height:
             _copy_windows(bias, offsets)
