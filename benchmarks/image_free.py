@@ -1,8 +1,8 @@
 """IFSeg's image-free step and its inference (OFA-tiny, 171 classes) against plain ones, as the reference computes them.
 
 The rival shares weights and equations. What it does plainly: relative positions looked up bucket by bucket, a bias of its own
-for every picture and head, attention as an explicit softmax in float32, a bag of padded pieces for every cell, and all logits
-upsampled to 512 x 512 at once.
+for every picture and head, attention as an explicit softmax in float32, norms after the trunk's convolutions, a bag of padded
+pieces for every cell, and all logits upsampled to 512 x 512 at once.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import common.compat  # noqa: F401  (must come before what imports torchvision)
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 from backbones.ofa import positions
 from backbones.ofa.layers import Attention
+from backbones.ofa.trunk import Trunk
 from benchmarks.timing import Ratio, paired, peak_memory, print_added_memory
 from datamodules import DATAMODULES
 from evaluation import Vocabulary
@@ -66,12 +68,20 @@ def plain_grid_bias(table: nn.Module, grid: int, side: int, height: int, width: 
     return bias
 
 
+def plain_trunk(trunk: Trunk, images: Tensor) -> Tensor:
+    """torchvision's layers one after the other."""
+    x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
+    for block in (*trunk.layer1, *trunk.layer2, *trunk.layer3):
+        x = Bottleneck.forward(block, x)
+    return x
+
+
 @contextmanager
 def plainly(model: nn.Module) -> Iterator[None]:
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
     for attention in attentions:
         attention.__class__ = PlainAttention
-    with patch.object(positions, "grid_bias", plain_grid_bias):
+    with patch.object(positions, "grid_bias", plain_grid_bias), patch.object(Trunk, "forward", plain_trunk):
         yield
     for attention in attentions:
         attention.__class__ = Attention

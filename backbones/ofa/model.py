@@ -74,8 +74,9 @@ class Encoder(nn.Module):
         c, length = self.config, grid[0] * grid[1]
         absolute = positions.absolute_bias(self.pos_q_linear, self.pos_k_linear, rows, rows, c.heads)
         absolute = absolute[None].masked_fill(padding_mask[:, None, None], -torch.inf)
+        kept = torch.empty_like(absolute)  # for all layers where no gradient needs each: fresh memory costs more than the sum
         for image_table, text_table in zip(self.image_rel_pos_table_list, self.token_rel_pos_table_list, strict=True):
-            bias = absolute.clone()
+            bias = absolute.clone() if torch.is_grad_enabled() else kept.copy_(absolute)
             bias[..., :length, :length] += positions.grid_bias(image_table, c.grid, c.image_side, *grid)
             bias[..., length:, length:] += positions.text_bias(text_table, len(rows) - length, c.text_buckets, c.text_positions)
             yield bias
@@ -119,7 +120,7 @@ class Decoder(nn.Module):
         if causal:
             own = own.masked_fill(torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1), -torch.inf)
         for layer, bias in zip(self.layers, relative, strict=True):
-            x = layer(x, (own + bias)[None], encoded.states, cross)
+            x = layer(x, bias.add_(own)[None], encoded.states, cross)
         features: Tensor = self.layer_norm(x)
         return features
 

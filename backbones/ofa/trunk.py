@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops.misc import FrozenBatchNorm2d
@@ -32,12 +34,33 @@ class Trunk(nn.Module):
         self.channels = 16 * width
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = images.contiguous(memory_format=torch.channels_last)  # where a CPU's convolutions of one pixel are matrix products
+        x = self.maxpool(self.relu(normed(x, self.conv1, self.bn1)))
         features: Tensor = self.layer3(self.layer2(self.layer1(x)))
         return features
 
 
+class Block(Bottleneck):
+    """torchvision's bottleneck, its frozen norms as parts of the convolutions before them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(normed(x, self.conv1, self.bn1))
+        out = self.relu(normed(out, self.conv2, self.bn2))
+        out = normed(out, self.conv3, self.bn3)
+        out += x if self.downsample is None else normed(x, *self.downsample)
+        return self.relu(out)
+
+
+def normed(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """``norm(conv(x))``; a frozen norm is multiplied into the weights, which saves two passes over the features."""
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(conv(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+
+
 def _stage(channels: int, planes: int, stride: int, count: int, norm: Callable[..., nn.Module]) -> nn.Sequential:
     down = nn.Sequential(nn.Conv2d(channels, 4 * planes, 1, stride, bias=False), norm(4 * planes))
-    first = Bottleneck(channels, planes, stride, down, norm_layer=norm)
-    return nn.Sequential(first, *(Bottleneck(4 * planes, planes, norm_layer=norm) for _ in range(count - 1)))
+    first = Block(channels, planes, stride, down, norm_layer=norm)
+    return nn.Sequential(first, *(Block(4 * planes, planes, norm_layer=norm) for _ in range(count - 1)))
