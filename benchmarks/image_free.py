@@ -19,6 +19,7 @@ import common.compat  # noqa: F401  (must come before what imports torchvision)
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import Bottleneck
 
 from backbones.ofa import positions
@@ -146,9 +147,18 @@ def make() -> tuple[Callable[[], object], Callable[[], object]]:
     return ours, plain
 
 
+def products(call: Callable[[], object], side: int = 2048) -> Callable[[], object]:
+    """Products of square matrices with as many floating-point operations as the call's matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    matrix = torch.rand(side, side)
+    return lambda: [matrix @ matrix for _ in range(round(counter.get_total_flops() / (2 * side**3)))]
+
+
 def run() -> Iterator[Ratio]:
     ours, plain = make()
     assert abs(ours() - plain()) < 1e-4  # type: ignore[operator]
+    yield paired("the arithmetic of an image-free step alone, as products of matrices", ours, products(ours), runs=3)
     yield paired(f"an image-free step, {MAPS} maps, 171 classes, OFA-tiny, against a plain one", ours, plain, runs=3)
     yield peak_memory("the same: added memory", "benchmarks.image_free")
     ours, plain = inference()
