@@ -12,10 +12,8 @@ No mask is used: what a picture shows is known from its captions.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +22,7 @@ from backbones.clip import CLIP
 from common.values import Amount, Natural
 from methods.info_nce import caption_is_true, captions, info_nce
 from methods.optim import adamw_in_two_phases
+from methods.pretraining.tagging import tagging_loss
 from methods.supervision import Supervision
 from methods.training_free import TrainingFree
 from methods.training_steps import Exported
@@ -69,9 +68,7 @@ class CaptionPretraining(TrainingFree):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x, _ = self.backbone.encode(batch["image"], self.protocol.windows.position_resize)
         if self.global_step < self.tagging_steps:
-            logits_BnW = self.tag_head(self.backbone.visual.ln_post(x)[:, 1:]).float()
-            pooled_BW = torch.logsumexp(logits_BnW, 1) - math.log(logits_BnW.shape[1])
-            loss = F.binary_cross_entropy_with_logits(pooled_BW, batch["visible"].float())
+            loss = tagging_loss(self.tag_head(self.backbone.visual.ln_post(x)[:, 1:]), batch["visible"])
             self.log("train/tagging", loss)
             return loss
         pictures = self.backbone.pool(x)

@@ -9,7 +9,6 @@ head is kept for a reading of its own. No mask is used.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from common.errors import UserError
 from common.values import Amount, Natural
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.optim import adamw_in_two_phases
+from methods.pretraining.tagging import tagging_loss
 from methods.supervision import Supervision
 from methods.training_steps import Exported
 
@@ -92,9 +92,7 @@ class OFAPretraining(OFASegmenter):
         return loss
 
     def _tagging_loss(self, features: Tensor, visible: Tensor) -> Tensor:
-        logits_BLW = self.tag_head(features.flatten(2).transpose(1, 2)).float()
-        pooled_BW = torch.logsumexp(logits_BLW, 1) - math.log(logits_BLW.shape[1])
-        loss = F.binary_cross_entropy_with_logits(pooled_BW, visible.float())
+        loss = tagging_loss(self.tag_head(features.flatten(2).transpose(1, 2)), visible)
         self.log("train/tagging", loss)
         return loss
 
