@@ -57,16 +57,14 @@ def buckets(grid: int, side: int) -> Tensor:
     return (y[:, None] - y + side - 1) * (2 * side - 1) + x[:, None] - x + side - 1
 
 
-def plain_grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int) -> Tensor:
+def plain_grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int, out: Tensor | None = None) -> Tensor:
     """All that each cell sees is resized, then the cells."""
     bias: Tensor = table(buckets(grid, side)).permute(2, 0, 1)
-    if (height, width) == (grid, grid):
-        return bias
-    for _ in range(2):
+    for _ in range(2 if (height, width) != (grid, grid) else 0):
         grids = bias.reshape(-1, 1, grid, grid)
         grids = F.interpolate(grids, (height, width), mode="bilinear", align_corners=False)
         bias = grids.reshape(len(bias), -1, height * width).transpose(1, 2)
-    return bias
+    return bias if out is None else out.copy_(bias)
 
 
 def plain_trunk(trunk: Trunk, images: Tensor) -> Tensor:

@@ -42,18 +42,18 @@ def map_bias(table: nn.Module, height: int, width: int, grid: int) -> Tensor:
 
     The start token has three buckets behind the cells': for all that it sees, for all that see it, and for itself.
     """
-    cells = grid_bias(table, grid, grid, height, width)
     sees, seen, itself = _by_head(table)[:, -3:].unbind(1)
-    bias = cells.new_empty(len(cells), 1 + cells.shape[1], 1 + cells.shape[2])
-    bias[:, 1:, 1:] = cells
+    bias = sees.new_empty(len(sees), 1 + height * width, 1 + height * width)
+    grid_bias(table, grid, grid, height, width, out=bias[:, 1:, 1:])
     bias[:, :1, 1:], bias[:, 1:, :1], bias[:, 0, 0] = sees[:, None, None], seen[:, None, None], itself
     return bias
 
 
-def grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int) -> Tensor:
+def grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int, out: Tensor | None = None) -> Tensor:
     """(H, L, L) of a square of ``grid`` cells a side, out of a table for grids of ``side``, resized to (height, width).
 
-    A smaller grid is resized, too, as in IFSeg's code; OFA itself looks it up in the table.
+    It is written into ``out`` if that is given. A smaller grid is resized, too, as in IFSeg's code; OFA itself looks it up
+    in the table.
 
     The table is itself a picture of offsets, in which a cell (y, x) that looks at (y', x') finds its bias at
     (y - y' + side - 1, x - x' + side - 1): what one cell sees is a window of it, turned by half a turn. Windows have a quick
@@ -65,15 +65,17 @@ def grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int) -
     offsets = _by_head(table)[:, : span**2].unflatten(1, (span, span))[:, used, used]
     # with a gradient, a copy per row would be a chain of as many steps to go back
     if grid in (height, width) and not (torch.is_grad_enabled() and offsets.requires_grad):
-        bias = offsets.new_empty(len(offsets), height, width, height, width)
+        bias = offsets.new_empty(len(offsets), height * width, height * width) if out is None else out
+        by_row = bias.unflatten(2, (height, width)).unflatten(1, (height, width))
         if grid == height:
-            _copy_windows(bias, offsets)
+            _copy_windows(by_row, offsets)
         else:
-            _copy_windows(bias.permute(0, 2, 1, 4, 3), offsets.transpose(1, 2))
-        return bias.flatten(3, 4).flatten(1, 2)
+            _copy_windows(by_row.permute(0, 2, 1, 4, 3), offsets.transpose(1, 2))
+        return bias
     across = _windows(offsets, grid, width)  # (H, 2 grid - 1, x, x')
     both = _windows(across.permute(0, 2, 3, 1), grid, height)  # (H, x, x', y, y')
-    return both.permute(0, 3, 1, 4, 2).flip(3, 4).flatten(3, 4).flatten(1, 2)
+    bias = both.permute(0, 3, 1, 4, 2).flip(3, 4).flatten(3, 4).flatten(1, 2)
+    return bias if out is None else out.copy_(bias)
 
 
 def _copy_windows(to: Tensor, offsets: Tensor) -> None:

@@ -99,7 +99,8 @@ def test_a_film_is_labelled_as_its_numbered_frames_are(
     found = {content["vocabulary"][k]: share for k, share in enumerate(shares) if share}
     assert {name: of["area"] for name, of in row["classes"].items()} == pytest.approx(found, abs=1e-4)
     page = (tmp_path / "film" / "predictions.html").read_text()
-    assert 'src="overlays/holiday.mp4"></video>' in page
+    assert 'src="overlays/holiday.mp4" data-unplayed="This browser cannot play overlays/holiday.mp4;' in page
+    assert page.count("onerror=") == page.count("<video ") == 2
 
 
 def test_the_overlays_keep_size_times_and_colours(film: Path, frames: list[np.ndarray], tmp_path: Path) -> None:
