@@ -60,10 +60,11 @@ def buckets(grid: int, side: int) -> Tensor:
 def plain_grid_bias(table: nn.Module, grid: int, side: int, height: int, width: int, out: Tensor | None = None) -> Tensor:
     """All that each cell sees is resized, then the cells."""
     bias: Tensor = table(buckets(grid, side)).permute(2, 0, 1)
-    for _ in range(2 if (height, width) != (grid, grid) else 0):
-        grids = bias.reshape(-1, 1, grid, grid)
-        grids = F.interpolate(grids, (height, width), mode="bilinear", align_corners=False)
-        bias = grids.reshape(len(bias), -1, height * width).transpose(1, 2)
+    if (height, width) != (grid, grid):
+        for _ in range(2):
+            grids = bias.reshape(-1, 1, grid, grid)
+            grids = F.interpolate(grids, (height, width), mode="bilinear", align_corners=False)
+            bias = grids.reshape(len(bias), -1, height * width).transpose(1, 2)
     return bias if out is None else out.copy_(bias)
 
 
@@ -149,8 +150,8 @@ def products(call: Callable[[], object], side: int = 2048) -> Callable[[], objec
     """Products of square matrices with as many floating-point operations as the call's matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
         call()
-    matrix = torch.rand(side, side)
-    return lambda: [matrix @ matrix for _ in range(round(counter.get_total_flops() / (2 * side**3)))]
+    matrix, count = torch.rand(side, side), round(counter.get_total_flops() / (2 * side**3))
+    return lambda: [matrix @ matrix for _ in range(count)]
 
 
 def run() -> Iterator[Ratio]:

@@ -111,7 +111,10 @@ class Decoder(nn.Module):
         self.layer_norm = nn.LayerNorm(d)
 
     def forward(self, x: Tensor, rows: Tensor, relative: Iterable[Tensor], encoded: Encoded, causal: bool = True) -> Tensor:
-        """Embeddings (B, P, d) with position rows (P, d) and relative biases (H, P, P) -> features (B, P, d)."""
+        """Embeddings (B, P, d) with position rows (P, d) and relative biases (H, P, P) -> features (B, P, d).
+
+        The biases are added to in place.
+        """
         x = F.dropout(self.layernorm_embedding(x), self.dropout, self.training)
         heads, length = self.config.heads, x.shape[1]
         own = positions.absolute_bias(self.self_pos_q_linear, self.self_pos_k_linear, rows, rows, heads)
