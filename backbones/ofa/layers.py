@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
+from backbones.ofa.kernels import attend
+
 
 class Attention(nn.Module):
     """softmax(q kT (2 hd)^-1/2 + bias) v, scaled per head by ``c_attn`` before the output projection."""
@@ -27,19 +29,6 @@ class Attention(nn.Module):
         out = out * self.c_attn.to(out.dtype)[:, None, None]
         attended: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return attended
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """softmax(scale q kT + bias) v of (B, H, P, hd), (B, H, S, hd) twice and (1 or B, H, P, S).
-
-    On a CPU torch has no fused kernel that gives the bias a gradient, and what it has instead looks for rows that see nothing,
-    which there are none of here: four passes over (B, H, P, S) that this leaves out.
-    """
-    if q.device.type != "cpu" or q.dtype != torch.float32 or not (bias.requires_grad and torch.is_grad_enabled()):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
-    biases = bias.unbind() if len(bias) > 1 else [bias.squeeze(0)] * len(q)
-    pictures = zip(q, k.transpose(2, 3), v, biases, strict=True)
-    return torch.stack([torch.baddbmm(on, of, to, alpha=scale).softmax(-1) @ held for of, to, held, on in pictures])
 
 
 class Residual(nn.Module):
