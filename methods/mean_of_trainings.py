@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 STATE = "_extra_state"  # torch's name for what a module adds to a state
 
@@ -29,14 +29,17 @@ class MeanOfTrainings(nn.Module):
     def __init__(self, trained: Mapping[str, nn.Parameter], trainings: int) -> None:
         super().__init__()
         self.trained, self.trainings = dict(trained), trainings
-        self.start = parameters_to_vector(trained.values()).detach().cpu().clone()
+        self.sizes = [weight.numel() for weight in trained.values()]
+        self.start = parameters_to_vector(trained.values()).detach().cpu()
         self.finished = self.start.new_empty(0, len(self.start))
 
+    @torch.no_grad()
     def start_again(self) -> None:
         """Keeps what a training learnt and goes back to where it began."""
-        learnt = parameters_to_vector(self.trained.values()).detach()
+        learnt = parameters_to_vector(self.trained.values())
         self.finished = torch.cat([self.finished, learnt.to(self.finished)[None]])
-        vector_to_parameters(self.start.to(learnt), self.trained.values())
+        for weight, start in zip(self.trained.values(), self.start.split(self.sizes), strict=True):
+            weight.copy_(start.view_as(weight))
 
     def of(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """A method's whole state, with the mean over the finished trainings and the present one.
@@ -46,9 +49,8 @@ class MeanOfTrainings(nn.Module):
             prefix: of this module's own entry.
         """
         finished = state[prefix + STATE]
-        sizes = [weight.numel() for weight in self.trained.values()]
         means = {}
-        for name, others in zip(self.trained, finished.split(sizes, dim=1), strict=True):
+        for name, others in zip(self.trained, finished.split(self.sizes, dim=1), strict=True):
             last = state[name]
             means[name] = torch.cat([others.to(last), last.reshape(1, -1)]).mean(0).view_as(last)
         return {**state, **means, prefix + STATE: finished[:0]}
