@@ -27,8 +27,10 @@ class TrainedOFA(OFASegmenter):
     the asked classes can be said.
 
     Args:
-        learning_rate: of AdamW, from the first step, then half a cosine to 0.
+        learning_rate: of AdamW, half a cosine to 0.
         weight_decay: on all trained weights.
+        warmup_share: share of a training in which the rate grows from nothing. The paper's starts with the full rate (0), and
+            the first steps then go far, by what maps they happen to see.
         interpolation: what is read after training is this share of the trained weights and the rest of the pretrained ones
             (WiSE-FT, CVPR 2022): maps of words pull the model away from what it knew of pictures. Checkpoints hold the
             trained ones, so that ``test`` may ask for another share. What IFSeg adds to an OFA stays as trained. 1, as in the
@@ -44,12 +46,13 @@ class TrainedOFA(OFASegmenter):
         self,
         learning_rate: Amount = 5e-5,
         weight_decay: Amount = 0.1,
+        warmup_share: Share = 0.0,
         interpolation: Share = 1.0,
         trainings: Count = 1,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.learning_rate, self.weight_decay, self.warmup_share = learning_rate, weight_decay, warmup_share
         encoder, decoder = self.ofa.encoder, self.ofa.decoder
         frozen = [encoder.embed_images, encoder.image_proj, encoder.embed_tokens]
         # of text and drawn pictures: they never get a gradient here, which DDP would wait for
@@ -109,7 +112,8 @@ class TrainedOFA(OFASegmenter):
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=BETAS, weight_decay=self.weight_decay)
         each = self.steps_each
-        return with_step_schedule(optimizer, lambda step: warmup_cosine(step % each, 0, each))
+        warmup = round(self.warmup_share * each)
+        return with_step_schedule(optimizer, lambda step: warmup_cosine(step % each, warmup, each))
 
 
 def fairseq_epsilon(step: int, epsilon: float = 1e-8) -> float:
