@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.errors import UserError
 from common.values import Natural
 from evaluation.refine import average_neighbours
 from methods.evaluation_steps import evaluating
@@ -36,7 +35,7 @@ class IFSeg(TrainedOFA):
             then (labelling with the model of the moment collapsed with one of two seeds), without dropout, smoothed as in
             section 3.4; the paper's appendix, which says more, was not available. Null: never.
         select_on_labels: keeps the weights of the best validation instead of the last, as the reference does. This uses
-            labels, so the result is ranked with the oracles; it needs ``--trainer.limit_val_batches`` and one training.
+            labels, so the result is ranked with the oracles; it needs ``--trainer.limit_val_batches``.
         options: as of :class:`methods.ifseg.trained_ofa.TrainedOFA`.
     """
 
@@ -44,8 +43,6 @@ class IFSeg(TrainedOFA):
 
     def __init__(self, self_training_from: Natural | None = None, select_on_labels: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        if select_on_labels and self.mean:
-            raise UserError("select_on_labels keeps the best validation of one training; with it, trainings must be 1.")
         self.self_training_from, self.select_on_labels = self_training_from, select_on_labels
         self.sees = Supervision.NAMES if self_training_from is None else Supervision.PICTURES
         if select_on_labels:
@@ -55,8 +52,8 @@ class IFSeg(TrainedOFA):
         self.labeller = None if self_training_from is None else copy.deepcopy(self.ofa).requires_grad_(False)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if self.labeller is not None and self.own_step >= (self.self_training_from or 0):
-            if self.own_step == self.self_training_from:
+        if self.labeller is not None and self.global_step >= (self.self_training_from or 0):
+            if self.global_step == self.self_training_from:
                 self.labeller.load_state_dict(self.ofa.state_dict())
             loss = self._self_training_loss(batch["pictures"]["image"])
         else:

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from backbones.ofa.loading import ADDED_BY_IFSEG
-from common.errors import UserError
-from common.values import Amount, Count, Share
+from common.values import Amount, Share
 from methods.ifseg.ofa_segmenter import OFASegmenter
-from methods.mean_of_trainings import MeanOfTrainings
 from methods.optim import warmup_cosine, with_step_schedule
 from methods.weights_before import WeightsBefore
 
@@ -29,14 +27,12 @@ class TrainedOFA(OFASegmenter):
     Args:
         learning_rate: of AdamW, half a cosine to 0.
         weight_decay: on all trained weights.
-        warmup_share: share of a training in which the rate grows from nothing. The paper's starts with the full rate (0), and
+        warmup_share: share of the steps in which the rate grows from nothing. The paper's starts with the full rate (0), and
             the first steps then go far, by what maps they happen to see.
         interpolation: what is read after training is this share of the trained weights and the rest of the pretrained ones
             (WiSE-FT, CVPR 2022): maps of words pull the model away from what it knew of pictures. Checkpoints hold the
             trained ones, so that ``test`` may ask for another share. What IFSeg adds to an OFA stays as trained. 1, as in the
             paper: none.
-        trainings: the fit's steps are so many trainings from the same start, one after another, each with a schedule of its
-            own; what is read is the mean of their weights, then interpolated. 1, as in the paper: one.
         options: as of :class:`methods.ifseg.ofa_segmenter.OFASegmenter`.
     """
 
@@ -48,7 +44,6 @@ class TrainedOFA(OFASegmenter):
         weight_decay: Amount = 0.1,
         warmup_share: Share = 0.0,
         interpolation: Share = 1.0,
-        trainings: Count = 1,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -63,8 +58,6 @@ class TrainedOFA(OFASegmenter):
         trained = {name: weight for name, weight in self.ofa.named_parameters() if weight.requires_grad}
         known = {f"ofa.{name}": weight for name, weight in trained.items() if not ADDED_BY_IFSEG.match(name)}
         self.before = WeightsBefore(known, interpolation)
-        every = {f"ofa.{name}": weight for name, weight in trained.items()}
-        self.mean = MeanOfTrainings(every, trainings) if trainings > 1 else None
 
     @abstractmethod
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -73,47 +66,19 @@ class TrainedOFA(OFASegmenter):
     def read(self, features: Tensor) -> Tensor:
         return self.name_cells(self.ofa.encode_features(features, self.source))
 
-    @property
-    def steps_each(self) -> int:
-        """Of one training."""
-        return int(self.trainer.estimated_stepping_batches) // (self.mean.trainings if self.mean else 1)
-
-    @property
-    def own_step(self) -> int:
-        """Of the training that runs."""
-        return self.global_step % self.steps_each if self.mean else self.global_step
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self.mean and self.global_step // self.steps_each > len(self.mean.finished):
-            self.mean.start_again()
-            for optimizer in self.trainer.optimizers:
-                optimizer.state.clear()
-        super().on_train_batch_start(batch, batch_idx)
-
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
-            group["eps"] = fairseq_epsilon(self.own_step + 1)
+            group["eps"] = fairseq_epsilon(self.global_step + 1)
 
     def as_read(self, trained: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.before.interpolated(self.mean.of(trained, "mean.") if self.mean else trained)
+        return self.before.interpolated(trained)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, its rate half a cosine in each training.
-
-        Raises:
-            UserError: the trainings would not be equally long.
-        """
-        steps = int(self.trainer.estimated_stepping_batches)
-        if self.mean and steps % self.mean.trainings:
-            raise UserError(
-                f"{steps} steps are no {self.mean.trainings} equal trainings. Set --trainer.max_steps to a multiple of "
-                f"{self.mean.trainings}, of as many steps as one training takes."
-            )
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=BETAS, weight_decay=self.weight_decay)
-        each = self.steps_each
-        warmup = round(self.warmup_share * each)
-        return with_step_schedule(optimizer, lambda step: warmup_cosine(step % each, warmup, each))
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = round(self.warmup_share * total)
+        return with_step_schedule(optimizer, lambda step: warmup_cosine(step, warmup, total))
 
 
 def fairseq_epsilon(step: int, epsilon: float = 1e-8) -> float:

@@ -383,14 +383,12 @@ def small_run(
     return trainer
 
 
-def large_steps(
-    folder: Path, share: float, steps: int = 3, resume: Path | None = None, **options: Any
-) -> dict[str, torch.Tensor]:
-    """The weights in memory after some large steps."""
+def interpolated_run(folder: Path, share: float, resume: Path | None = None, **options: Any) -> dict[str, torch.Tensor]:
+    """The weights in memory after three large steps."""
     torch.manual_seed(0)
-    model: Any = METHODS["IFSeg"](interpolation=share, learning_rate=1e-2, **options)
+    model: Any = METHODS["IFSeg"](interpolation=share, learning_rate=1e-2)
     saves = {"enable_checkpointing": True, "callbacks": [PeriodicCheckpoint(1, -1, str(folder))]}
-    small_run(folder, model, resume=resume, max_steps=steps, limit_val_batches=0, accumulate_grad_batches=2, **saves)
+    small_run(folder, model, resume=resume, max_steps=3, limit_val_batches=0, accumulate_grad_batches=2, **saves)
     weights: dict[str, torch.Tensor] = model.state_dict()
     return weights
 
@@ -406,67 +404,23 @@ def assert_interpolated(found: dict[str, torch.Tensor], trained: dict[str, torch
 
 
 def test_trained_weights_are_read_interpolated_with_the_pretrained_ones(tmp_path: Path) -> None:
-    plain, mixed = (large_steps(tmp_path / str(share), share) for share in (1.0, 0.8))
+    plain, mixed = (interpolated_run(tmp_path / str(share), share) for share in (1.0, 0.8))
     assert_interpolated(mixed, plain, 0.8)
     path = tmp_path / "0.8" / "step=3.ckpt"  # holds the trained ones: a run of test may ask for any share
     for share in (0.8, 0.5):
         config = ["--config", "configs/ifseg/shapes.yaml", f"--model.interpolation={share}"]
         assert_interpolated(build_trained(config, str(path)).model.state_dict(), plain, share)
-    again = large_steps(tmp_path / "again", 0.8, resume=tmp_path / "0.8" / "step=1.ckpt")
+    again = interpolated_run(tmp_path / "again", 0.8, tmp_path / "0.8" / "step=1.ckpt")
     assert all(torch.equal(again[name], weight) for name, weight in mixed.items())
 
 
-def trained_in(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    """The floats among a checkpoint's weights, as they were trained."""
-    state = torch.load(folder / f"step={step}.ckpt", weights_only=True)["state_dict"]
-    return {name: value for name, value in state.items() if name.startswith("ofa.") and value.is_floating_point()}
-
-
-def test_the_mean_of_trainings_from_one_start_is_read(tmp_path: Path) -> None:
-    alone, both = tmp_path / "alone", tmp_path / "both"
-    large_steps(alone, 1.0, steps=2)
-    mean = large_steps(both, 1.0, steps=4, trainings=2)
-    first, second = trained_in(both, 2), trained_in(both, 4)
-    assert not torch.equal(first["ofa.encoder.layer_norm.weight"], second["ofa.encoder.layer_norm.weight"])
-    for name, weight in trained_in(alone, 2).items():
-        assert torch.equal(first[name], weight)  # the first training is the one that would have run alone
-        torch.testing.assert_close(mean[name], (weight + second[name]) / 2, atol=1e-6, rtol=1e-5)
-    config = ["--config", "configs/ifseg/shapes.yaml", "--model.trainings=2", "--model.interpolation=0.8"]
-    read: Any = build_trained(config, str(both / "step=4.ckpt")).model.state_dict()
-    assert_interpolated(read, mean, 0.8)
-    for step in (1, 2, 3):  # within the first, between the two, within the second
-        again = large_steps(tmp_path / str(step), 1.0, steps=4, trainings=2, resume=both / f"step={step}.ckpt")
-        assert all(torch.equal(again[name], weight) for name, weight in mean.items())
-
-
-def test_another_training_starts_afresh(tmp_path: Path) -> None:
-    """From the same weights, with an optimiser that knows nothing yet, by the same schedule."""
-    steps: list[tuple[float, bool, float]] = []
-    model: Any = METHODS["IFSeg"](learning_rate=1e-2, warmup_share=0.7, trainings=2)
-    before = model.on_before_optimizer_step
-
-    def remember(optimizer: torch.optim.Optimizer) -> None:
-        before(optimizer)
-        weight = model.ofa.encoder.layer_norm.weight
-        known = weight in optimizer.state
-        steps.append((optimizer.param_groups[0]["lr"], known, optimizer.param_groups[0]["eps"]))
-        starts.append(weight.detach().clone())
-
-    starts: list[torch.Tensor] = []
-    model.on_before_optimizer_step = remember
-    small_run(tmp_path, model, max_steps=6, limit_val_batches=0)
-    assert steps[:3] == steps[3:]
-    assert [known for _, known, _ in steps] == [False, True, True] * 2
-    assert [rate for rate, _, _ in steps[:3]] == pytest.approx([0.5e-2, 0.75e-2, 0.25e-2])  # warm-up times half a cosine
-    assert torch.equal(starts[0], starts[3])
-    assert not torch.equal(starts[1], starts[4])  # other maps, other dropout
-
-
-def test_trainings_that_make_no_mean_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"5 steps are no 2 equal trainings\. Set --trainer\.max_steps to a multiple of 2"):
-        small_run(tmp_path, METHODS["IFSeg"](trainings=2), max_steps=5, limit_val_batches=0)
-    with pytest.raises(UserError, match="trainings must be 1"):
-        METHODS["IFSeg"](trainings=2, select_on_labels=True)
+def test_the_rate_warms_up(tmp_path: Path) -> None:
+    for share, factors in ((0.0, [1, 0.75, 0.25]), (0.7, [0.5, 0.75, 0.25])):  # a line to 1 times half a cosine
+        rates: list[float] = []
+        model: Any = METHODS["IFSeg"](learning_rate=1e-2, warmup_share=share)
+        model.on_before_zero_grad = lambda optimizer, rates=rates: rates.append(optimizer.param_groups[0]["lr"])
+        small_run(tmp_path, model, max_steps=3, limit_val_batches=0)
+        assert rates == pytest.approx([1e-2 * factor for factor in factors])
 
 
 def test_self_training_goes_on_with_pictures(tmp_path: Path) -> None:
