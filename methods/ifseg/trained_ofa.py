@@ -27,8 +27,8 @@ class TrainedOFA(OFASegmenter):
     Args:
         learning_rate: of AdamW, half a cosine to 0.
         weight_decay: on all trained weights.
-        warmup_share: share of the steps in which the rate grows from nothing. The paper's starts with the full rate (0), and
-            the first steps then go far, by what maps they happen to see.
+        warmup_share: share of the steps in which the rate grows from nothing; interpolated models of several seeds then differ
+            less (docs/ifseg.md). 0, as in the paper: none.
         interpolation: what is read after training is this share of the trained weights and the rest of the pretrained ones
             (WiSE-FT, CVPR 2022): maps of words pull the model away from what it knew of pictures. Checkpoints hold the
             trained ones, so that ``test`` may ask for another share. What IFSeg adds to an OFA stays as trained. 1, as in the

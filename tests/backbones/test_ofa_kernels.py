@@ -15,21 +15,25 @@ SCALE = 0.3
 TIGHT: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
 
 
-def tensors(maps: int, device: str = "cpu") -> list[Tensor]:
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def tensors(maps: int, device: str = "cpu") -> Inputs:
     """q, k, v and a bias for all or for each of the maps; the last two keys are not looked at."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, length, 8) for length in (5, 7, 7))
     bias = torch.randn(maps, 2, 5, 7)
     bias[..., 5:] = -torch.inf
-    return [tensor.to(device).requires_grad_() for tensor in (q, k, v, bias)]
+    q, k, v, bias = (tensor.to(device).requires_grad_() for tensor in (q, k, v, bias))
+    return q, k, v, bias
 
 
 def formula(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
     return torch.einsum("bhps,bhsd->bhpd", (scale * torch.einsum("bhpd,bhsd->bhps", q, k) + bias).softmax(-1), v)
 
 
-def assert_same(kernel: kernels.Kernel, inputs: list[Tensor]) -> None:
-    found, expected = kernel(*inputs, SCALE), formula(*inputs, SCALE)  # type: ignore[call-arg]
+def assert_same(kernel: kernels.Kernel, inputs: Inputs) -> None:
+    found, expected = kernel(*inputs, SCALE), formula(*inputs, SCALE)
     torch.testing.assert_close(found, expected, **TIGHT)
     gradients = (torch.autograd.grad(out.square().sum(), inputs) for out in (found, expected))
     for ours, plain in zip(*gradients, strict=True):
@@ -47,8 +51,8 @@ def test_kernels_are_the_formula(maps: int) -> None:
 def test_flex_attention_is_the_formula(maps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it computes without a compiler, which takes half a minute."""
     monkeypatch.setattr(kernels, "_compiled_flex", lambda: flex_attention)
-    inputs = [tensor.detach() for tensor in tensors(maps)]
-    torch.testing.assert_close(flex(*inputs, SCALE), formula(*inputs, SCALE), **TIGHT)  # type: ignore[call-arg]
+    q, k, v, bias = (tensor.detach() for tensor in tensors(maps))
+    torch.testing.assert_close(flex(q, k, v, bias, SCALE), formula(q, k, v, bias, SCALE), **TIGHT)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
@@ -73,21 +77,27 @@ def test_the_fastest_that_agrees_is_chosen(capsys: pytest.CaptureFixture[str]) -
     def fails(*arguments: Any) -> Tensor:
         raise RuntimeError("no compiler\nand more")
 
+    def says_nothing(*arguments: Any) -> Tensor:
+        raise AssertionError
+
     inputs = tensors(1)
     tried = {"slow": slow, "quick": formula, "wrong": wrong, "wrong gradient": wrong_gradient, "fails": fails}
-    assert fastest(tried, *inputs, SCALE) == "quick"  # type: ignore[call-arg]
+    assert fastest(tried, *inputs, SCALE) == "quick"
     assert capsys.readouterr().out.splitlines() == [
         "note: attention by 'wrong' is left out: its output or gradients are others.",
         "note: attention by 'wrong gradient' is left out: its output or gradients are others.",
         "note: attention by 'fails' is left out: no compiler",
     ]
-    assert fastest({"fails": fails, "none": fails}, *inputs, SCALE) == "fails"  # type: ignore[call-arg]  # the first falls back itself
+    assert fastest({"fails": fails, "none": fails}, *inputs, SCALE) == "fails"  # the first falls back itself
     assert all(tensor.grad is None for tensor in inputs)
+    capsys.readouterr()
+    assert fastest({"says nothing": says_nothing, "quick": formula}, *inputs, SCALE) == "quick"
+    assert capsys.readouterr().out == "note: attention by 'says nothing' is left out: AssertionError\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
 def test_what_a_device_cannot_do_is_left_out() -> None:
-    assert fastest(kernels.KERNELS, *tensors(3), SCALE) == "fused"  # type: ignore[call-arg]
+    assert fastest(kernels.KERNELS, *tensors(3), SCALE) == "fused"
 
 
 def test_a_choice_is_made_once_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,5 +105,5 @@ def test_a_choice_is_made_once_for_each_shape(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(kernels, "_fastest", {})
     monkeypatch.setattr(kernels, "fastest", lambda _, *tensors: asked.append(tensors[3].shape) or "fused")
     for maps in (1, 3, 1, 3):
-        assert kernels._remembered(*tensors(maps), SCALE) == "fused"  # type: ignore[call-arg]
+        assert kernels._remembered(*tensors(maps), SCALE) == "fused"
     assert [shape[0] for shape in asked] == [1, 3]
