@@ -1,4 +1,4 @@
-"""Twenty steps of every learner: a refactor must not change what is learnt, bit for bit."""
+"""Twenty steps of every learner: a refactor must not change what is learnt, but for rounding."""
 
 import json
 import os
@@ -12,6 +12,9 @@ from tests.contract.test_resume import LEARNERS, fit
 
 STEPS = 20
 GOLDEN = Path(__file__).with_name("golden_losses.json")  # ZEROLABEL_GOLDEN=write makes it anew
+# Bits differ between processors of one name. Over twenty steps on AMD and Intel, with AVX2 and AVX512, losses differed
+# by 7e-7 of themselves at most; only OFAPretraining's rate lets rounding grow (2e-7 in the first step, 6e-4 in the last).
+ROUNDING = {"OFAPretraining": 5e-3}
 
 
 @pytest.fixture(autouse=True)
@@ -23,16 +26,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def machine() -> str:
-    """What bits depend on: the processor's kernels and torch."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
-    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-
-
 @pytest.mark.parametrize("name", LEARNERS)
 def test_twenty_steps(name: str, tmp_path: Path) -> None:
-    """Equal on the machine that wrote them; elsewhere rounding grows over the steps, and the first are compared."""
+    """Each step's losses are the recorded ones, on whatever machine."""
     golden, writes = json.loads(GOLDEN.read_text()), os.environ.get("ZEROLABEL_GOLDEN") == "write"
     if name not in golden and not writes:
         pytest.skip(f"no record of {name}; ZEROLABEL_GOLDEN=write python -m pytest tests/contract/test_golden.py makes one")
@@ -40,12 +36,8 @@ def test_twenty_steps(name: str, tmp_path: Path) -> None:
     found = {str(step): logged for step, logged in losses.items()}
     assert len(found) == STEPS
     if writes:
-        golden[name] = {"machine": machine(), "steps": found}
+        golden[name] = found
         GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
         return
-    written = golden[name]
-    if machine() == written["machine"]:
-        assert found == written["steps"]
-    else:
-        for step in map(str, range(1, 6)):
-            assert found[step] == pytest.approx(written["steps"][step], rel=1e-3, abs=1e-5)
+    for step, logged in found.items():
+        assert logged == pytest.approx(golden[name][step], rel=ROUNDING.get(name, 1e-5)), f"step {step}"
