@@ -14,7 +14,7 @@ STEPS = 20
 GOLDEN = Path(__file__).with_name("golden_losses.json")  # ZEROLABEL_GOLDEN=write makes it anew
 # Bits differ between processors of one name. Over twenty steps on AMD and Intel, with AVX2 and AVX512, losses differed
 # by 7e-7 of themselves at most; only OFAPretraining's rate lets rounding grow (2e-7 in the first step, 6e-4 in the last).
-ROUNDING = {"OFAPretraining": 5e-3}
+GROWS = {"OFAPretraining": 2e-4}  # allowed for every step so far
 
 
 @pytest.fixture(autouse=True)
@@ -40,4 +40,4 @@ def test_twenty_steps(name: str, tmp_path: Path) -> None:
         GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
         return
     for step, logged in found.items():
-        assert logged == pytest.approx(golden[name][step], rel=ROUNDING.get(name, 1e-5)), f"step {step}"
+        assert logged == pytest.approx(golden[name][step], rel=max(1e-5, GROWS.get(name, 0) * int(step))), f"step {step}"
