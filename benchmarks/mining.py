@@ -55,8 +55,8 @@ def make() -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
             if not mirrored:
                 cosines = pooled @ model.text_QC.T
         maps = F.interpolate(itsm(total / 2), image.shape[2:], mode="bilinear", align_corners=False)[0]  # type: ignore[operator]
-        probability = (cosines * model.backbone.scale).softmax(1)
-        present = partial_label(probability, model.mining)[0][0].nonzero()[:, 0]
+        shown = (cosines * model.backbone.scale).softmax(1) * cosines.shape[1]
+        present = partial_label(shown, model.mining)[0][0].nonzero()[:, 0]
         chosen = partial_pixel(maps[present], model.mining)
         return torch.cat([present, torch.tensor([IGNORED])])[chosen].to(torch.uint8)[None]
 

@@ -1,6 +1,7 @@
 """FreeSeg (arXiv 2209.13558): masks mined from the similarity map of a CLIP, and a network trained on them.
 
-1. Map: the ITSM (:mod:`methods.freeseg.similarity`) of CLIP, of CLIP Surgery, of a trained ICLIP or of another tower.
+1. Map: the ITSM (:mod:`methods.freeseg.similarity`) of CLIP, of CLIP Surgery, of a trained ICLIP or of another tower, or,
+   which is our own, the same scaled over many pictures (:mod:`methods.freeseg.reach`).
 2. Mining: image-level scores say which classes are present (partial label), the map which pixels are sure (partial pixel).
 3. Training: cross-entropy over the labelled pixels and the classes that the picture says something about.
 
@@ -12,7 +13,9 @@ Shapes: B pictures, Q words, K classes, C embedding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -24,16 +27,19 @@ from common.batch import IGNORED, Batch, to_unit
 from common.code import code_of
 from common.distributed import gathered
 from common.errors import UserError, known
+from common.kept import key_of
 from common.randomness import run_seed
+from common.records import joined
 from common.synonyms import best_of_class
 from common.values import Amount, Natural
 from common.weights import state_hash
 from evaluation.label_map import LabelMap
 from methods.freeseg.mined_masks import MaskStatistics, decode, encode, statistics_of
-from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine
+from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, scaled
 from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy
 from methods.freeseg.preview import MinedPicture, mining_preview
-from methods.freeseg.similarity import SimilarityMaker, itsm, signed
+from methods.freeseg.reach import MEASURED, Reach, reach_over
+from methods.freeseg.similarity import SimilarityMaker
 from methods.freeseg.similarity_map import SimilarityCLIP
 from methods.map_loss import position_among
 from methods.optim import adamw, warmup_cosine, with_step_schedule
@@ -98,6 +104,7 @@ class FreeSeg(SimilarityCLIP):
             if self.mining.background is not None:
                 self.background = nn.Parameter(torch.randn(1, channels) * channels**-0.5)
         self.mined: PerImage | None = None
+        self.reach: Reach | None = None
         self.found = torch.zeros(IGNORED + 1, dtype=torch.bool)  # classes that any mask so far holds, by train id
 
     # What is asked -----------------------------------------------------------------------------------------------
@@ -135,15 +142,30 @@ class FreeSeg(SimilarityCLIP):
 
     def mine(self, images: Tensor) -> list[PartialMask]:
         """Masks of images (B, 3, H, W), uint8 or in [0, 1], by the classes that are asked."""
-        maker, classes = self.similarity, self.class_of_text.unique()
+        classes, mined = self.class_of_text.unique(), []
         background = self.vocabulary.background if self.mines_background else None
-        mined = []
-        for some in images.split(maker.at_once(*images.shape[2:])):
+        for some in images.split(self.similarity.at_once(*images.shape[2:])):
             some = to_unit(some.to(self.device))
-            cosines, similarity = maker(some)
-            probability = image_level(cosines, self.backbone.scale, self.mining)
-            mined += mine(similarity, probability, some, self.mining, classes, background)
+            cosines, maps = self._maps(some)
+            shown = image_level(cosines, maps, self.backbone.scale, self.mining)
+            mined += mine(maps, shown, some, self.mining, classes, background)
         return mined
+
+    def _maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Of images in [0, 1]: cosines (B, N, K) of crops, and maps (B, K, h, w) as the rules compare them."""
+        cosines, similarity = self.similarity(images)
+        return cosines, scaled(similarity, self.mining, self.reach)
+
+    def measure_reach(self, images: Iterable[Tensor], key: str | None = None) -> None:
+        """Measures, where a rule asks for it, how far each class's map reaches on images (3, H, W); kept under the key."""
+        if self.mining.span == "collection":
+            to_device = (to_unit(image[None].to(self.device)) for image in images)
+            self.reach = reach_over((self.similarity(image)[1] for image in to_device), key)
+
+    def on_predict_start(self) -> None:
+        if self.predicts == "mined":
+            pictures = (item["image"] for item in self.trainer.datamodule.items)  # type: ignore[attr-defined]
+            self.measure_reach(islice((image for image in pictures if image is not None), MEASURED))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[LabelMap | None]:
         if self.predicts == "network":
@@ -152,25 +174,34 @@ class FreeSeg(SimilarityCLIP):
         return [None if error else LabelMap(self.mine(image[None])[0].labels, None) for image, error in pairs]
 
     def prepare_fit(self, images: StillImages, workers: int) -> None:
-        """Mines the masks of all training images, where they are kept."""
+        """Measures the maps' reach, and mines the masks of all training images, where they are kept."""
+        first = (images[0, i]["image"] for i in range(min(MEASURED, len(images))))
         if self.masks is None:
+            self.measure_reach(first)
             return
-        of_map = {"scale": self.backbone.scale}
-        of_map |= {} if self.projection is None else {"projection": self.projection}
-        settings = {
-            "words": [self.words, self.class_of_text.tolist()],
-            "tower": [self.backbone.image_weights_hash(), state_hash(of_map)],
-            "text": state_hash({"text": self.text_QC}),
-            "map": {"rule": self.rule_name, "views": [asdict(view) for view in self.views]},
-            "rules": asdict(self.mining) | {"background of": self.vocabulary.background},
-            "code": code_of(SimilarityMaker, type(self.backbone), mine),
-        }
+        settings = self._settings()
+        pictures = {"pictures": joined([images.contents()[:MEASURED]]), "rendering": images.rendering()}
+        self.measure_reach(first, key_of(**settings, **pictures))
+        settings["rules"] = asdict(self.mining) | {"background of": self.vocabulary.background}
+        settings["reach"] = None if self.reach is None else state_hash(asdict(self.reach))
         masks = PerImage("masks", self.masks, settings, images, "--model.masks")
         if masks.fill(lambda some: [encode(mask) for mask in self.mine(torch.stack([*some]))], workers):
             self.mined = masks
             classes = self.class_of_word.unique().tolist()
             self._report(statistics_of(masks, {train_id: self.vocabulary.names[train_id] for train_id in classes}))
         self.figure = self._preview(images)
+
+    def _settings(self) -> dict[str, Any]:
+        """All that the maps of a picture depend on, and the code of the mining."""
+        of_map = {"scale": self.backbone.scale}
+        of_map |= {} if self.projection is None else {"projection": self.projection}
+        return {
+            "words": [self.words, self.class_of_text.tolist()],
+            "tower": [self.backbone.image_weights_hash(), state_hash(of_map)],
+            "text": state_hash({"text": self.text_QC}),
+            "map": {"rule": self.rule_name, "views": [asdict(view) for view in self.views]},
+            "code": code_of(SimilarityMaker, type(self.backbone), Reach, mine),
+        }
 
     def _report(self, found: MaskStatistics) -> None:
         """Says what was mined.
@@ -189,8 +220,7 @@ class FreeSeg(SimilarityCLIP):
         rows, classes = [], self.class_of_text.unique().tolist()
         for index in range(min(count, len(images))):
             image = images[0, index]["image"]
-            _, similarity = self.similarity(image[None].to(self.device) / 255)
-            maps = signed(itsm(similarity), self.mining.sign)[0].float().cpu().numpy()
+            maps = self._maps(image[None].to(self.device) / 255)[1][0].float().cpu().numpy()
             (mined,) = self.mine(image[None])
             present = set(mined.labels.unique().tolist())
             named = {self.vocabulary.names[k]: of_class for k, of_class in zip(classes, maps, strict=True) if k in present}

@@ -17,24 +17,27 @@ from torch import Tensor
 from common.batch import IGNORED
 from common.errors import UserError, known
 from evaluation.refine import Pamr
+from methods.freeseg.reach import Reach
 from methods.freeseg.similarity import Sign, itsm, signed
 
 PAMR_DILATIONS = (1, 2)  # pixels
 
-Seen = Literal["picture", "crops"]
+Seen = Literal["picture", "crops", "map"]
+Span = Literal["picture", "collection", "none"]
 
 
 @dataclass(frozen=True)
 class MiningRules:
     """When a class counts as present and a pixel as sure.
 
-    ``positive`` and ``negative`` are shares of chance, 1 / K, since a softmax over 171 classes leaves the third class of a
-    picture far less than one over 16. The numbers are those of the embedded world; on photographs none were tried.
+    The numbers are those of the embedded world; on photographs none were tried.
 
     Attributes:
-        positive: image-level probability, in multiples of 1 / K, from which a class is present (at least the best one is).
-        negative: probability, likewise, up to which it is absent; between the two nothing is said of it.
-        seen_in: the probability is that of the whole ``picture``, or the highest among all ``crops`` that the views cut.
+        positive: how much a picture shows of a class, from which it is present (at least the best one is); see ``seen_in``.
+        negative: how much, likewise, up to which it is absent; between the two nothing is said of it.
+        seen_in: what says how much. The image-level probability of the whole ``picture``, or the highest among all ``crops``
+            that the views cut, in multiples of chance, 1 / K, since a softmax over 171 classes leaves the third class of a
+            picture far less than one over 16; or the ``map``: the share of the patches where no other class's is higher.
         max_classes: most classes present.
         foreground: value of a class's map from which a pixel is of the class.
         background: value of the best map up to which a pixel is background; None where the classes cover everything.
@@ -45,7 +48,8 @@ class MiningRules:
         partial_label: off, all classes are present.
         partial_pixel: off, every pixel takes its best present class.
         min_labelled_share: share of sure pixels below which a picture is left out.
-        itsm: each class's map spans 0 to 1; off, the cosines are compared as they are (plain self-training).
+        span: each class's map spans 0 to 1 over the ``picture`` (ITSM), or over a ``collection`` of pictures
+            (:mod:`methods.freeseg.reach`); ``none`` compares the cosines as they are (plain self-training).
         sign: of the map, see :mod:`methods.freeseg.similarity`.
         smooth: raise every map to 1 - 0.3 CoV (PMM), which spreads uneven ones.
         pamr: iterations of dense refinement along the picture's edges; 0 for none.
@@ -63,7 +67,7 @@ class MiningRules:
     partial_label: bool = True
     partial_pixel: bool = True
     min_labelled_share: float = 0.02
-    itsm: bool = True
+    span: Span = "picture"
     sign: Sign = "raw"
     smooth: bool = False
     pamr: int = 0
@@ -71,6 +75,9 @@ class MiningRules:
     def __post_init__(self) -> None:
         known("sign of the similarity map", self.sign, get_args(Sign))
         known("place where mining's classes are seen", self.seen_in, get_args(Seen))
+        known("span of the similarity map", self.span, get_args(Span))
+        if self.seen_in == "map" and self.span == "picture":
+            raise UserError("mining: seen_in map compares maps, which all reach 1 under span picture. Set span collection.")
         if not 0 <= self.negative <= self.positive:
             raise UserError(f"mining: 0 <= negative {self.negative} <= positive {self.positive} must hold.")
 
@@ -87,27 +94,47 @@ class PartialMask:
     active: Tensor
 
 
-def image_level(cosines_BNK: Tensor, scale: Tensor | float, rules: MiningRules) -> Tensor:
-    """(B, K) probabilities of classes from cosines of the whole picture, the first crop, and of the others."""
+def scaled(similarity_BKhw: Tensor, rules: MiningRules, reach: Reach | None = None) -> Tensor:
+    """Maps (B, K, h, w) whose values are compared, of cosines; ``reach`` is that of the rules' collection."""
+    maps = similarity_BKhw
+    if rules.span == "collection":
+        assert reach is not None
+        maps = reach.scaled(maps)
+    elif rules.span == "picture":
+        maps = itsm(maps)
+    maps = signed(maps, rules.sign)
+    return smoothed(maps) if rules.smooth else maps
+
+
+def image_level(cosines_BNK: Tensor, maps_BKhw: Tensor, scale: Tensor | float, rules: MiningRules) -> Tensor:
+    """(B, K) how much pictures show of each class, in the unit of ``rules.seen_in``.
+
+    Args:
+        cosines_BNK: of the whole picture, the first crop, and of the others.
+        maps_BKhw: what is compared, see :func:`scaled`.
+        scale: of the tower's softmax.
+        rules: see there.
+    """
+    if rules.seen_in == "map":
+        return F.one_hot(maps_BKhw.argmax(1), maps_BKhw.shape[1]).flatten(1, 2).float().mean(1)
     crops = cosines_BNK[:, :1] if rules.seen_in == "picture" else cosines_BNK
-    return (scale * crops).softmax(2).amax(1)
+    return (scale * crops).softmax(2).amax(1) * cosines_BNK.shape[2]
 
 
-def partial_label(probability_BK: Tensor, rules: MiningRules) -> tuple[Tensor, Tensor]:
+def partial_label(shown_BK: Tensor, rules: MiningRules) -> tuple[Tensor, Tensor]:
     """(B, K) bool of the classes that are present, and of those that are surely absent."""
     if not rules.partial_label:
-        return torch.ones_like(probability_BK, dtype=torch.bool), torch.zeros_like(probability_BK, dtype=torch.bool)
-    relative = probability_BK * probability_BK.shape[1]
-    best = relative.topk(min(rules.max_classes, relative.shape[1])).indices
-    among = torch.zeros_like(relative, dtype=torch.bool).scatter_(1, best, True)
-    present = among & (relative >= rules.positive)
+        return torch.ones_like(shown_BK, dtype=torch.bool), torch.zeros_like(shown_BK, dtype=torch.bool)
+    best = shown_BK.topk(min(rules.max_classes, shown_BK.shape[1])).indices
+    among = torch.zeros_like(shown_BK, dtype=torch.bool).scatter_(1, best, True)
+    present = among & (shown_BK >= rules.positive)
     present.scatter_(1, best[:, :1], True)
-    return present, (relative <= rules.negative) & ~present
+    return present, (shown_BK <= rules.negative) & ~present
 
 
 def mine(
-    similarity_BKhw: Tensor,
-    probability_BK: Tensor,
+    maps_BKhw: Tensor,
+    shown_BK: Tensor,
     images: Tensor,
     rules: MiningRules,
     classes: Tensor,
@@ -116,22 +143,19 @@ def mine(
     """What is known of pictures (B, 3, H, W) in [0, 1].
 
     Args:
-        similarity_BKhw: cosines of patches and classes.
-        probability_BK: image-level probabilities of the classes.
+        maps_BKhw: of patches and classes, see :func:`scaled`.
+        shown_BK: how much the pictures show of the classes, see :func:`image_level`.
         images: the pictures, along whose edges ``rules.pamr`` refines.
         rules: see there.
         classes: (K,) train ids.
         background: train id of what ``rules.background`` finds; None without such a class.
     """
-    maps = signed(itsm(similarity_BKhw), rules.sign) if rules.itsm else similarity_BKhw
-    if rules.smooth:
-        maps = smoothed(maps)
-    present, absent = partial_label(probability_BK, rules)
+    present, absent = partial_label(shown_BK, rules)
     ids = torch.tensor([IGNORED if background is None else background, IGNORED], device=classes.device)
     mined = []
     for i, image in enumerate(images):
         found = present[i].nonzero()[:, 0]
-        few = F.interpolate(maps[i, found][None], image.shape[1:], mode="bilinear", align_corners=False)[0]
+        few = F.interpolate(maps_BKhw[i, found][None], image.shape[1:], mode="bilinear", align_corners=False)[0]
         if rules.pamr:
             few = Pamr(image, PAMR_DILATIONS, rules.pamr)(few)
         labels = torch.cat([classes[found], ids])[partial_pixel(few, rules, background is not None)]
@@ -170,7 +194,8 @@ def by_size(maps_PHW: Tensor, foreground: float) -> Tensor:
 
 
 def smoothed(maps_BKhw: Tensor) -> Tensor:
-    """PMM's coefficient-of-variation smoothing: M^(1 - 0.3 std / mean), both over M > 0.05."""
+    """PMM's coefficient-of-variation smoothing: M^(1 - 0.3 std / mean), both over M > 0.05; what is below 0 becomes 0."""
+    maps_BKhw = maps_BKhw.clamp_min(0)
     part = maps_BKhw > 0.05
     count = part.sum((2, 3), keepdim=True).clamp_min(1)
     mean = (maps_BKhw * part).sum((2, 3), keepdim=True) / count

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from unittest import mock
 
 import lightning
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,9 +30,10 @@ from evaluation.protocol_in_words import in_words
 from evaluation.windows import resize_image
 from methods import METHODS
 from methods.freeseg.mined_masks import decode, encode, statistics_of
-from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, partial_label, partial_pixel, smoothed
+from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, partial_label, partial_pixel, scaled, smoothed
 from methods.freeseg.partial_loss import augmented, partial_cross_entropy
 from methods.freeseg.pooling import Pooling, attended, pool
+from methods.freeseg.reach import Reach, reach_over
 from methods.freeseg.similarity import itsm, signed
 from methods.info_nce import caption_is_true, info_nce
 from reporting.checkpoints import last_checkpoint
@@ -132,10 +134,10 @@ def test_masked_maxima_take_allowed_tokens_only() -> None:
 
 def test_partial_labels_leave_the_doubtful_out() -> None:
     probability = torch.tensor([[0.6, 0.2, 0.15, 0.04, 0.01], [0.06, 0.05, 0.04, 0.05, 0.05]])
-    present, absent = partial_label(probability, MiningRules(positive=0.5, negative=0.1, max_classes=2))
+    present, absent = partial_label(5 * probability, MiningRules(positive=0.5, negative=0.1, max_classes=2))
     assert present.tolist() == [[True, True, False, False, False], [True, False, False, False, False]]
     assert absent.tolist() == [[False, False, False, False, True], [False] * 5]
-    present, absent = partial_label(probability, MiningRules(partial_label=False))
+    present, absent = partial_label(5 * probability, MiningRules(partial_label=False))
     assert present.all()
     assert not absent.any()
 
@@ -147,12 +149,59 @@ def test_thresholds_are_relative_to_the_number_of_classes(count: int) -> None:
     cosines[0, 0, :4] = torch.tensor([0.9, 0.8, 0.7, 0.6]) / 10
     cosines[0, 0, 4:] = -0.02
     cosines[0, 1, 5] = 0.12  # a thing that only a window shows
-    present, absent = partial_label(image_level(cosines, 100.0, MiningRules()), MiningRules())
+    maps = torch.zeros(1, count, 1, 1)
+    present, absent = partial_label(image_level(cosines, maps, 100.0, MiningRules()), MiningRules())
     assert present[0].nonzero()[:, 0].tolist() == [0, 1, 2, 3]
     assert absent[0].nonzero()[:, 0].tolist() == [*range(4, count)]
     rules = MiningRules(seen_in="crops")
-    present, absent = partial_label(image_level(cosines, 100.0, rules), rules)
+    present, absent = partial_label(image_level(cosines, maps, 100.0, rules), rules)
     assert present[0].nonzero()[:, 0].tolist() == [0, 1, 2, 3, 5]
+
+
+OVER_PICTURES = {"span": "collection", "seen_in": "map", "positive": 0.04, "negative": 0.004, "foreground": 0.5, "margin": 0.2}
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 10), st.floats(-3, 3))
+def test_neither_scale_nor_offset_of_a_class_matters_over_a_collection(seed: int, by: float, plus: float) -> None:
+    similarity = torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    fainter = similarity * torch.tensor([1, by])[:, None, None] + torch.tensor([0, plus])[:, None, None]
+    rules = MiningRules(**OVER_PICTURES)
+    maps, same = (scaled(one, rules, Reach.over([one[:2], one[2:]])) for one in (similarity, fainter))
+    torch.testing.assert_close(maps, same, atol=1e-3, rtol=1e-3)
+    assert (maps.transpose(0, 1).flatten(1) > 1 + 1e-5).sum(1).tolist() == [round(0.01 * 6 * 64)] * 2  # a hundredth is above 1
+    torch.testing.assert_close(
+        maps.transpose(0, 1).flatten(1).median(1).values, torch.zeros(2), atol=1e-6, rtol=0, check_dtype=False
+    )
+
+
+def test_a_faint_class_is_found_over_a_collection() -> None:
+    """Two things side by side; the tower answers to the second's name with a fifth, less than it errs about the first."""
+    similarity = 0.05 * torch.rand(20, 2, 8, 8)
+    similarity[:10, 0, :2, :4] += 1.0
+    similarity[:10, 0, :2, 4:] += 0.3
+    similarity[:10, 1, :2, 4:] += 0.2
+    shown, found = {}, {}
+    for span in ("none", "collection"):
+        rules = MiningRules(**OVER_PICTURES | {"span": span})
+        maps = scaled(similarity, rules, Reach.over([similarity]))
+        shown[span] = image_level(torch.zeros(20, 1, 2), maps, 1.0, rules)
+        torch.testing.assert_close(
+            shown[span], torch.stack([(maps[:, 0] > maps[:, 1]), maps[:, 1] > maps[:, 0]], 1).float().mean((2, 3))
+        )
+        mined = mine(maps, shown[span], torch.rand(20, 3, 8, 8), rules, torch.tensor([3, 4]))
+        found[span] = [set(one.labels[:2, 4:].unique().tolist()) for one in mined[:10]]
+    assert found["collection"] == [{4}] * 10
+    assert not any(4 in labels for labels in found["none"])
+
+
+def test_maps_of_several_sizes_have_one_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = [torch.rand(1, 3, 4, 4), torch.rand(1, 3, 16, 16), torch.rand(1, 3, 40, 30)]
+    reach = Reach.over(maps)
+    counted = torch.cat([maps[0].flatten(2), maps[1].flatten(2), maps[2].flatten(2)[:, :, ::4]], 2)[0]
+    for value, part in ((reach.low, 0.5), (reach.high, 0.99)):
+        torch.testing.assert_close(value, counted.kthvalue(round(part * counted.shape[1]), 1).values)
+    assert torch.equal(reach_over(maps, "a key").high, reach.high)
+    assert torch.equal(reach_over([], "a key").low, reach.low)  # found again
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 0.9), st.floats(0, 0.5))
@@ -187,24 +236,25 @@ def test_mining_paints_classes_and_leaves_the_rest() -> None:
     similarity = torch.zeros(1, 4, 8, 8)
     similarity[0, 2, :, 4:], similarity[0, 1, :, :4] = 1, 1
     similarity[0, 3] = 5 * torch.rand(8, 8)  # the strongest map, of an absent class
-    probability, classes = torch.tensor([[0.001, 0.4, 0.5, 0.05]]), torch.tensor([0, 5, 7, 9])
+    shown, classes = 4 * torch.tensor([[0.001, 0.4, 0.5, 0.05]]), torch.tensor([0, 5, 7, 9])
     rules = {"foreground": 0.8, "positive": 0.4, "negative": 0.08}
-    (mined,) = mine(similarity, probability, torch.rand(1, 3, 16, 16), MiningRules(**rules), classes)
+    maps = scaled(similarity, MiningRules(**rules))
+    (mined,) = mine(maps, shown, torch.rand(1, 3, 16, 16), MiningRules(**rules), classes)
     assert (mined.labels[:, :6] == 5).all()
     assert (mined.labels[:, 10:] == 7).all()
     assert set(mined.labels.unique().tolist()) == {5, 7, IGNORED}
     assert mined.active.nonzero()[:, 0].tolist() == [0, 5, 7]
     with_background = MiningRules(**rules | {"foreground": 2.0}, background=1.0)  # all of it
-    (mined,) = mine(similarity, probability, torch.rand(1, 3, 16, 16), with_background, classes, 11)
+    (mined,) = mine(maps, shown, torch.rand(1, 3, 16, 16), with_background, classes, 11)
     assert (mined.labels == 11).all()
     assert mined.active.nonzero()[:, 0].tolist() == [0, 5, 7, 11]
-    (mined,) = mine(similarity, probability, torch.rand(1, 3, 16, 16), with_background, classes)  # there is no such class
+    (mined,) = mine(maps, shown, torch.rand(1, 3, 16, 16), with_background, classes)  # there is no such class
     assert (mined.labels == IGNORED).all()
     refine = MiningRules(pamr=2, smooth=True, quantiles=True)
-    (refined,) = mine(similarity, probability, torch.rand(1, 3, 16, 16), refine, classes)
+    (refined,) = mine(scaled(similarity, refine), shown, torch.rand(1, 3, 16, 16), refine, classes)
     assert refined.labels.shape == (16, 16)
-    plain = MiningRules(itsm=False, partial_label=False, partial_pixel=False)
-    (argmax,) = mine(similarity, probability, torch.rand(1, 3, 16, 16), plain, classes)
+    plain = MiningRules(span="none", partial_label=False, partial_pixel=False)
+    (argmax,) = mine(scaled(similarity, plain), shown, torch.rand(1, 3, 16, 16), plain, classes)
     upsampled = F.interpolate(similarity, (16, 16), mode="bilinear", align_corners=False)[0]
     assert torch.equal(argmax.labels.long(), classes[upsampled.argmax(0)])
     assert argmax.active.nonzero()[:, 0].tolist() == [0, 5, 7, 9]
@@ -212,6 +262,8 @@ def test_mining_paints_classes_and_leaves_the_rest() -> None:
     torch.testing.assert_close(smoothed(even), even)
     with pytest.raises(UserError, match=r"0 <= negative 0\.5 <= positive 0\.1"):
         MiningRules(negative=0.5, positive=0.1)
+    with pytest.raises(UserError, match=r"seen_in map compares maps, .* Set span collection"):
+        MiningRules(seen_in="map")
 
 
 def test_what_is_kept_of_a_mask_is_the_mask() -> None:
@@ -374,14 +426,47 @@ def test_one_fit_mines_keeps_and_trains(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(list((tmp_path / "masks").iterdir())) == 2  # other rules beside the first
 
 
-def test_mined_on_the_fly_is_as_mined_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mining", [{}, OVER_PICTURES])
+def test_mined_on_the_fly_is_as_mined_before(tmp_path: Path, mining: dict[str, Any]) -> None:
     losses = [
-        {k: v.clone() for k, v in fit(tmp_path / str(masks), masks=masks).network.state_dict().items()}
+        {k: v.clone() for k, v in fit(tmp_path / str(masks), masks=masks, mining=mining).network.state_dict().items()}
         for masks in (str(tmp_path / "kept"), None)
         for _ in [torch.manual_seed(0)]
     ]
     for name, value in losses[0].items():
         torch.testing.assert_close(value, losses[1][name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_masks_over_a_collection_are_kept_for_that_collection(tmp_path: Path) -> None:
+    """A picture's mask depends on the other pictures: with others beside it, it is another mask."""
+    found = {}
+    for count in (12, 6):
+        model = FreeSeg(masks=str(tmp_path / "masks"), mining=OVER_PICTURES, views=[{"short_side": 64}])
+        lightning.Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET).fit(model, data(train_pictures=count))
+        images = torch.stack([data().train_dataloader().dataset[0, i]["image"] for i in range(count)])
+        expected = Reach.over([model.similarity(images / 255)[1]])
+        torch.testing.assert_close(model.reach.high, expected.high, atol=1e-5, rtol=1e-4)
+        found[count] = [decode(content).labels for content in model.mined.read(range(6), lambda missing: [])]
+        assert all(torch.equal(a, b.labels) for a, b in zip(found[count], model.mine(images[:6]), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(found[12], found[6], strict=True))
+
+
+def test_masks_of_ones_own_pictures_are_mined_over_them(tmp_path: Path) -> None:
+    images = [data().train_dataloader().dataset[0, i]["image"] for i in range(3)]
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{i}.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    options = ["--config", "configs/freeseg/shapes.yaml", "--model.predicts", "mined", "--classes", "shapes16"]
+    files = ["--images", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]
+    assert cli.main(["predict", *options, *files, "--model.mining.pamr", "0"]) == 2  # the broken one
+    model = FreeSeg(rule="surgery", mining=OVER_PICTURES)
+    model.use_vocabulary(Vocabulary.load("shapes16"))
+    model.measure_reach(images)
+    for i, mask in enumerate(model.mine(torch.stack(images))):
+        with Image.open(tmp_path / "out" / "labels" / f"{i}.png.png") as written:
+            assert torch.equal(torch.from_numpy(np.array(written)), mask.labels)
+    assert len({*mask.labels.unique().tolist()}) > 2
 
 
 def test_what_is_wrong_is_told(tmp_path: Path) -> None:
