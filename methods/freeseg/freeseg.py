@@ -160,7 +160,7 @@ class FreeSeg(SimilarityCLIP):
         """Measures, where a rule asks for it, how far each class's map reaches on images (3, H, W); kept under the key."""
         if self.mining.span == "collection":
             to_device = (to_unit(image[None].to(self.device)) for image in images)
-            self.reach = reach_over((self.similarity(image)[1] for image in to_device), key)
+            self.reach = reach_over(to_device, lambda image: self.similarity(image)[1], key)
 
     def on_predict_start(self) -> None:
         if self.predicts == "mined":

@@ -1,5 +1,6 @@
 """``python -m tests.contract.fit_worker PROCESSES STATES.pt CACHE`` trains the methods a few steps (``test_exact.py``)."""
 
+import os
 import sys
 from typing import Any
 
@@ -15,7 +16,7 @@ from methods import METHODS
 METHODS_TRIED: dict[str, dict[str, Any]] = {
     "IFSeg": {"learning_rate": 1e-3},
     "ZeroSeg": {"grids": [1, 2], "learning_rate": 1e-2, "warmup_share": 0.0},
-    "FreeSeg": {"learning_rate": 1e-3},
+    "FreeSeg": {"learning_rate": 1e-3, "mining": {"span": "collection", "seen_in": "map", "positive": 0.04, "negative": 0.004}},
     "LinearProbe": {"num_classes": 16},
 }
 BATCH, STEPS = 4, 3  # of all processes
@@ -43,6 +44,7 @@ def data(name: str, processes: int) -> Any:
 
 def main(processes: int, file: str, cache: str) -> None:
     found = {}
+    os.environ["ZEROLABEL_CACHE"] = cache  # nothing that the run before measured
     for name, options in METHODS_TRIED.items():
         lightning.seed_everything(0)
         kept = {"ZeroSeg": {"cache": f"{cache}/views"}, "FreeSeg": {"masks": f"{cache}/masks"}}.get(name, {})
