@@ -157,13 +157,17 @@ class FreeSeg(SimilarityCLIP):
         return cosines, scaled(similarity, self.mining, self.reach)
 
     def measure_reach(self, images: Iterable[Tensor], key: str | None = None) -> None:
-        """Measures, where a rule asks for it, how far each class's map reaches on images (3, H, W); kept under the key."""
+        """Measures, where the rules compare over a collection, the maps of images (3, H, W); kept under the key.
+
+        Raises:
+            UserError: there are none.
+        """
         if self.mining.span == "collection":
             to_device = (to_unit(image[None].to(self.device)) for image in images)
             self.reach = reach_over(to_device, lambda image: self.similarity(image)[1], key)
 
     def on_predict_start(self) -> None:
-        if self.predicts == "mined":
+        if self.predicts == "mined" and self.mining.span == "collection":
             pictures = (item["image"] for item in self.trainer.datamodule.items)  # type: ignore[attr-defined]
             self.measure_reach(islice((image for image in pictures if image is not None), MEASURED))
 

@@ -22,6 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from common.distributed import gathered, rank_and_world
+from common.errors import UserError
 from common.kept import Kept
 
 MEASURED = 256  # pictures
@@ -57,6 +58,9 @@ def reach_over(images: Iterable[Tensor], similarity: Callable[[Tensor], Tensor],
         images: (1, 3, H, W), the same in every process.
         similarity: an image -> its map (1, K, h, w).
         key: of all that the maps depend on; None where nothing is kept.
+
+    Raises:
+        UserError: no image.
     """
     store = Kept("reach")
     entry = None if key is None else store.read(key)
@@ -68,7 +72,10 @@ def reach_over(images: Iterable[Tensor], similarity: Callable[[Tensor], Tensor],
     some = track(
         islice(images, rank, None, world), "reach of the maps", -(-MEASURED // world), disable=rank != 0, transient=True
     )
-    found = Reach.over(gathered([_spread(similarity(image)).cpu() for image in some]))
+    maps = gathered([_spread(similarity(image)).cpu() for image in some])
+    if not maps:
+        raise UserError("no picture can be read, and mining with span collection measures its maps on some.")
+    found = Reach.over(maps)
     if key is not None:
         store.write(key, asdict(found))
     return found

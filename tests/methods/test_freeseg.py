@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -467,6 +468,20 @@ def test_masks_of_ones_own_pictures_are_mined_over_them(tmp_path: Path) -> None:
         with Image.open(tmp_path / "out" / "labels" / f"{i}.png.png") as written:
             assert torch.equal(torch.from_numpy(np.array(written)), mask.labels)
     assert len({*mask.labels.unique().tolist()}) > 2
+
+
+def test_pictures_are_read_before_their_masks_are_mined_only_where_they_are_measured() -> None:
+    film = mock.Mock()
+    type(film.datamodule).items = mock.PropertyMock(side_effect=UserError("it is a film"))
+    for mining, asked in (({}, 0), (OVER_PICTURES, 1)):
+        model = FreeSeg(predicts="mined", mining=mining)
+        with (
+            mock.patch.object(type(model), "trainer", film),
+            pytest.raises(UserError, match="a film") if asked else nullcontext(),
+        ):
+            model.on_predict_start()
+    with pytest.raises(UserError, match="no picture can be read"):
+        model.measure_reach([])
 
 
 def test_what_is_wrong_is_told(tmp_path: Path) -> None:
