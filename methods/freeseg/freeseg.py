@@ -157,14 +157,13 @@ class FreeSeg(SimilarityCLIP):
         return cosines, scaled(similarity, self.mining, self.reach)
 
     def measure_reach(self, images: Iterable[Tensor], key: str | None = None) -> None:
-        """Measures, where the rules compare over a collection, the maps of images (3, H, W); kept under the key.
+        """Measures the maps of images (3, H, W), for rules that compare over a collection; kept under the key.
 
         Raises:
             UserError: there are none.
         """
-        if self.mining.span == "collection":
-            to_device = (to_unit(image[None].to(self.device)) for image in images)
-            self.reach = reach_over(to_device, lambda image: self.similarity(image)[1], key)
+        to_device = (to_unit(image[None].to(self.device)) for image in images)
+        self.reach = reach_over(to_device, lambda image: self.similarity(image)[1], key)
 
     def on_predict_start(self) -> None:
         if self.predicts == "mined" and self.mining.span == "collection":
@@ -179,13 +178,12 @@ class FreeSeg(SimilarityCLIP):
 
     def prepare_fit(self, images: StillImages, workers: int) -> None:
         """Measures the maps' reach, and mines the masks of all training images, where they are kept."""
-        first = (images[0, i]["image"] for i in range(min(MEASURED, len(images))))
-        if self.masks is None:
-            self.measure_reach(first)
-            return
         settings = self._settings()
-        pictures = {"pictures": joined([images.contents()[:MEASURED]]), "rendering": images.rendering()}
-        self.measure_reach(first, key_of(**settings, **pictures))
+        if self.mining.span == "collection":
+            first = (images[0, i]["image"] for i in range(min(MEASURED, len(images))))
+            self.measure_reach(first, None if self.masks is None else _key_of_reach(settings, images))
+        if self.masks is None:
+            return
         settings["rules"] = asdict(self.mining) | {"background of": self.vocabulary.background}
         settings["reach"] = None if self.reach is None else state_hash(asdict(self.reach))
         masks = PerImage("masks", self.masks, settings, images, "--model.masks")
@@ -274,3 +272,7 @@ class FreeSeg(SimilarityCLIP):
         total = int(self.trainer.estimated_stepping_batches)
         optimizer = adamw(self, self.learning_rate, self.weight_decay, (0.9, 0.999))
         return with_step_schedule(optimizer, lambda step: warmup_cosine(step, 50, total))
+
+
+def _key_of_reach(settings: dict[str, Any], images: StillImages) -> str:
+    return key_of(**settings, pictures=joined([images.contents()[:MEASURED]]), rendering=images.rendering())
