@@ -13,8 +13,9 @@ Shapes: B pictures, Q words, K classes, C embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.remembered import TokenMemory, remembered
 from backbones.segformer import SegFormer
 from common.batch import IGNORED, Batch, to_unit
 from common.code import code_of
@@ -35,11 +37,12 @@ from common.values import Amount, Natural
 from common.weights import state_hash
 from evaluation.label_map import LabelMap
 from methods.freeseg.mined_masks import MaskStatistics, decode, encode, statistics_of
-from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, scaled
+from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, partial_label, refined, scaled
 from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy
 from methods.freeseg.preview import MinedPicture, mining_preview
-from methods.freeseg.reach import MEASURED, Reach, reach_over
-from methods.freeseg.similarity import SimilarityMaker
+from methods.freeseg.reach import MEASURED, Reach, over_collection, spread
+from methods.freeseg.second_look import Evidence, SecondLook, Verdicts, regions_of
+from methods.freeseg.similarity import Similarity, SimilarityMaker
 from methods.freeseg.similarity_map import SimilarityCLIP
 from methods.map_loss import position_among
 from methods.optim import adamw, warmup_cosine, with_step_schedule
@@ -105,6 +108,7 @@ class FreeSeg(SimilarityCLIP):
                 self.background = nn.Parameter(torch.randn(1, channels) * channels**-0.5)
         self.mined: PerImage | None = None
         self.reach: Reach | None = None
+        self.verdicts: Verdicts | None = None
         self.found = torch.zeros(IGNORED + 1, dtype=torch.bool)  # classes that any mask so far holds, by train id
 
     # What is asked -----------------------------------------------------------------------------------------------
@@ -146,29 +150,60 @@ class FreeSeg(SimilarityCLIP):
         background = self.vocabulary.background if self.mines_background else None
         for some in images.split(self.similarity.at_once(*images.shape[2:])):
             some = to_unit(some.to(self.device))
-            cosines, maps = self._maps(some)
-            shown = image_level(cosines, maps, self.backbone.scale, self.mining)
-            mined += mine(maps, shown, some, self.mining, classes, background)
+            found, maps = self._maps(some)
+            shown = image_level(found.crops, maps, self.backbone.scale, self.mining)
+            confirmed = None if self.verdicts is None else partial(self._confirmed, some, found.patches, self.verdicts)
+            mined += mine(maps, shown, some, self.mining, classes, background, confirmed)
         return mined
 
-    def _maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Of images in [0, 1]: cosines (B, N, K) of crops, and maps (B, K, h, w) as the rules compare them."""
-        cosines, similarity = self.similarity(images)
-        return cosines, scaled(similarity, self.mining, self.reach)
+    def _maps(self, images: Tensor) -> tuple[Similarity, Tensor]:
+        """Of images in [0, 1]: what the tower says of them, and maps (B, K, h, w) as the rules compare them."""
+        found = self.similarity(images)
+        return found, scaled(found.map, self.mining, self.reach)
 
-    def measure_reach(self, images: Iterable[Tensor], key: str | None = None) -> None:
+    def _confirmed(self, images: Tensor, patches: Tensor, verdicts: Verdicts, i: int, few: Tensor, found: Tensor) -> Tensor:
+        """The maps (P, H, W) of classes in question, 0 outside of the regions that these keep."""
+        regions = regions_of(few, self.mining.foreground)
+        keeps = verdicts.kept(self.second_look(images[i], patches[i], found, regions))
+        kept = torch.zeros_like(few, dtype=torch.bool)
+        for (position, inside), keep in zip(regions, keeps, strict=True):
+            kept[position] |= inside & keep
+        return few * kept
+
+    @property
+    def second_look(self) -> SecondLook:
+        """What says whether a region is of a class."""
+        return SecondLook(self.backbone, self.text_QC, self.class_of_text, self.window_batch)
+
+    def measure_reach(self, images: Sequence[Tensor], key: str | None = None) -> None:
         """Measures the maps of images (3, H, W), for rules that compare over a collection; kept under the key.
 
         Raises:
             UserError: there are none.
         """
-        to_device = (to_unit(image[None].to(self.device)) for image in images)
-        self.reach = reach_over(to_device, lambda image: self.similarity(image)[1], key)
+
+        def over(look: Callable[[Tensor], Any], of: type[Reach] | type[Verdicts], what: str, key: str | None) -> Any:
+            units = (to_unit(image[None].to(self.device)) for image in images)
+            return of(**over_collection(units, look, lambda seen: asdict(of.over(seen)), what, key))
+
+        with remembered(self, TokenMemory()):  # regions are those of maps whose reach is known
+            self.reach = over(lambda image: spread(self.similarity(image).map), Reach, "reach of the maps", key)
+            if self.mining.seen_in == "regions":
+                key = None if key is None else key_of(reach=key, rules=asdict(self.mining))
+                self.verdicts = over(self._evidence, Verdicts, "regions alone", key)
+
+    def _evidence(self, image: Tensor) -> Evidence:
+        """Of the regions of the classes in question in an image (1, 3, H, W), on the CPU."""
+        seen, maps = self._maps(image)
+        present, _ = partial_label(image_level(seen.crops, maps, self.backbone.scale, self.mining), self.mining)
+        found = present[0].nonzero()[:, 0]
+        regions = regions_of(refined(maps[0, found], image[0], self.mining), self.mining.foreground)
+        return self.second_look(image[0], seen.patches[0], found, regions).to("cpu")
 
     def on_predict_start(self) -> None:
         if self.predicts == "mined" and self.mining.span == "collection":
             pictures = (item["image"] for item in self.trainer.datamodule.items)  # type: ignore[attr-defined]
-            self.measure_reach(islice((image for image in pictures if image is not None), MEASURED))
+            self.measure_reach([*islice((image for image in pictures if image is not None), MEASURED)])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[LabelMap | None]:
         if self.predicts == "network":
@@ -180,12 +215,12 @@ class FreeSeg(SimilarityCLIP):
         """Measures the maps' reach, and mines the masks of all training images, where they are kept."""
         settings = self._settings()
         if self.mining.span == "collection":
-            first = (images[0, i]["image"] for i in range(min(MEASURED, len(images))))
+            first = [images[0, i]["image"] for i in range(min(MEASURED, len(images)))]
             self.measure_reach(first, None if self.masks is None else _key_of_reach(settings, images))
         if self.masks is None:
             return
         settings["rules"] = asdict(self.mining) | {"background of": self.vocabulary.background}
-        settings["reach"] = None if self.reach is None else state_hash(asdict(self.reach))
+        settings["reach"] = [None if of is None else state_hash(asdict(of)) for of in (self.reach, self.verdicts)]
         masks = PerImage("masks", self.masks, settings, images, "--model.masks")
         if masks.fill(lambda some: [encode(mask) for mask in self.mine(torch.stack([*some]))], workers):
             self.mined = masks
@@ -202,7 +237,7 @@ class FreeSeg(SimilarityCLIP):
             "tower": [self.backbone.image_weights_hash(), state_hash(of_map)],
             "text": state_hash({"text": self.text_QC}),
             "map": {"rule": self.rule_name, "views": [asdict(view) for view in self.views]},
-            "code": code_of(SimilarityMaker, type(self.backbone), Reach, mine),
+            "code": code_of(SimilarityMaker, type(self.backbone), Reach, SecondLook, mine),
         }
 
     def _report(self, found: MaskStatistics) -> None:

@@ -7,6 +7,7 @@ patches, (H, W) pixels, P positives at most.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,8 +23,10 @@ from methods.freeseg.similarity import Sign, itsm, signed
 
 PAMR_DILATIONS = (1, 2)  # pixels
 
-Seen = Literal["picture", "crops", "map"]
+Seen = Literal["picture", "crops", "map", "regions"]
 Span = Literal["picture", "collection", "none"]
+Confirmed = Callable[[int, Tensor, Tensor], Tensor]
+"""(number of a picture, maps (P, H, W) of the classes in question, their positions (P,)) -> maps, 0 where a class is not."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class MiningRules:
         negative: how much, likewise, up to which it is absent; between the two nothing is said of it.
         seen_in: what says how much. The image-level probability of the whole ``picture``, or the highest among all ``crops``
             that the views cut, in multiples of chance, 1 / K, since a softmax over 171 classes leaves the third class of a
-            picture far less than one over 16; or the ``map``: the share of the patches where no other class's is higher.
+            picture far less than one over 16; or the ``map``: the share of the patches where no other class's is higher;
+            or ``regions``: the share where the class's map reaches ``foreground``, which puts the class in question, and
+            then what the tower says of each such region alone (:mod:`methods.freeseg.second_look`).
         max_classes: most classes present.
         foreground: value of a class's map from which a pixel is of the class.
         background: value of the best map up to which a pixel is background; None where the classes cover everything.
@@ -78,6 +83,8 @@ class MiningRules:
         known("span of the similarity map", self.span, get_args(Span))
         if self.seen_in == "map" and self.span == "picture":
             raise UserError("mining: seen_in map compares maps, which all reach 1 under span picture. Set span collection.")
+        if self.seen_in == "regions" and self.span != "collection":
+            raise UserError(f"mining: seen_in regions compares over a collection, span is {self.span}. Set span collection.")
         if not 0 <= self.negative <= self.positive:
             raise UserError(f"mining: 0 <= negative {self.negative} <= positive {self.positive} must hold.")
 
@@ -117,6 +124,8 @@ def image_level(cosines_BNK: Tensor, maps_BKhw: Tensor, scale: Tensor | float, r
     """
     if rules.seen_in == "map":
         return F.one_hot(maps_BKhw.argmax(1), maps_BKhw.shape[1]).flatten(1, 2).float().mean(1)
+    if rules.seen_in == "regions":
+        return (maps_BKhw >= rules.foreground).float().mean((2, 3))
     crops = cosines_BNK[:, :1] if rules.seen_in == "picture" else cosines_BNK
     return (scale * crops).softmax(2).amax(1) * cosines_BNK.shape[2]
 
@@ -139,6 +148,7 @@ def mine(
     rules: MiningRules,
     classes: Tensor,
     background: int | None = None,
+    confirmed: Confirmed | None = None,
 ) -> list[PartialMask]:
     """What is known of pictures (B, 3, H, W) in [0, 1].
 
@@ -149,15 +159,16 @@ def mine(
         rules: see there.
         classes: (K,) train ids.
         background: train id of what ``rules.background`` finds; None without such a class.
+        confirmed: what ``seen_in: regions`` makes of the maps.
     """
     present, absent = partial_label(shown_BK, rules)
     ids = torch.tensor([IGNORED if background is None else background, IGNORED], device=classes.device)
     mined = []
     for i, image in enumerate(images):
         found = present[i].nonzero()[:, 0]
-        few = F.interpolate(maps_BKhw[i, found][None], image.shape[1:], mode="bilinear", align_corners=False)[0]
-        if rules.pamr:
-            few = Pamr(image, PAMR_DILATIONS, rules.pamr)(few)
+        few = refined(maps_BKhw[i, found], image, rules)
+        if confirmed is not None:
+            few = confirmed(i, few, found)
         labels = torch.cat([classes[found], ids])[partial_pixel(few, rules, background is not None)]
         active = torch.zeros(IGNORED + 1, dtype=torch.bool, device=classes.device)
         active[classes[present[i] | absent[i]]] = True
@@ -165,6 +176,12 @@ def mine(
             active[background] = True
         mined.append(PartialMask(labels.to(torch.uint8), active))
     return mined
+
+
+def refined(maps_Phw: Tensor, image: Tensor, rules: MiningRules) -> Tensor:
+    """Maps (P, H, W) of an image (3, H, W), along whose edges ``rules.pamr`` refines."""
+    maps_PHW = F.interpolate(maps_Phw[None], image.shape[1:], mode="bilinear", align_corners=False)[0]
+    return Pamr(image, PAMR_DILATIONS, rules.pamr)(maps_PHW) if rules.pamr else maps_PHW
 
 
 def partial_pixel(maps_PHW: Tensor, rules: MiningRules, has_background: bool = True) -> Tensor:

@@ -14,8 +14,9 @@ begins. That a hundredth of all patches shows the class is what this supposes; i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from rich.progress import track
@@ -28,6 +29,7 @@ from common.kept import Kept
 MEASURED = 256  # pictures
 PATCHES = 256  # of each, evenly spread, so that many classes of large pictures fit into memory
 HIGHEST = 0.01
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Reach:
     @classmethod
     def over(cls, similarities: Iterable[Tensor]) -> Reach:
         """Of similarities (B, K, h, w), whose sizes may differ."""
-        values_KN = torch.cat([_spread(some).transpose(0, 1).flatten(1) for some in similarities], 1)
+        values_KN = torch.cat([spread(some).transpose(0, 1).flatten(1) for some in similarities], 1)
         count = values_KN.shape[1]
         median, high = (values_KN.kthvalue(max(1, round(part * count)), 1).values for part in (0.5, 1 - HIGHEST))
         return cls(median, high)
@@ -51,37 +53,43 @@ class Reach:
         return (similarity_BKhw - low) / (high - low).clamp_min(1e-6)
 
 
-def reach_over(images: Iterable[Tensor], similarity: Callable[[Tensor], Tensor], key: str | None = None) -> Reach:
-    """The reach on some images, which the processes share; half a minute of a CPU, found again under the key.
+def over_collection(
+    images: Iterable[Tensor],
+    look: Callable[[Tensor], T],
+    summary: Callable[[list[T]], dict[str, Tensor]],
+    what: str,
+    key: str | None = None,
+) -> dict[str, Tensor]:
+    """What is measured on some images, which the processes share; found again under the key.
 
     Args:
         images: (1, 3, H, W), the same in every process.
-        similarity: an image -> its map (1, K, h, w).
-        key: of all that the maps depend on; None where nothing is kept.
+        look: what is seen of an image, without its pixels.
+        summary: of what is seen of all.
+        what: for the progress bar.
+        key: of all that this depends on; None where nothing is kept.
 
     Raises:
         UserError: no image.
     """
     store = Kept("reach")
     entry = None if key is None else store.read(key)
-    found = None if entry is None else Reach(**entry.tensors)
-    everyone = gathered([found])
+    everyone = gathered([None if entry is None else entry.tensors])
     if None not in everyone:
-        return everyone[0]
+        found: dict[str, Tensor] = everyone[0]
+        return found
     rank, world = rank_and_world()
-    some = track(
-        islice(images, rank, None, world), "reach of the maps", -(-MEASURED // world), disable=rank != 0, transient=True
-    )
-    maps = gathered([_spread(similarity(image)).cpu() for image in some])
-    if not maps:
+    some = track(islice(images, rank, None, world), what, -(-MEASURED // world), disable=rank != 0, transient=True)
+    seen = gathered([look(image) for image in some])
+    if not seen:
         raise UserError("no picture can be read, and mining with span collection measures its maps on some.")
-    found = Reach.over(maps)
+    found = summary(seen)
     if key is not None:
-        store.write(key, asdict(found))
+        store.write(key, found)
     return found
 
 
-def _spread(similarity: Tensor) -> Tensor:
-    """(B, K, n) of at most ``PATCHES`` patches."""
+def spread(similarity: Tensor) -> Tensor:
+    """(B, K, n) of at most ``PATCHES`` patches, on the CPU."""
     patches = similarity.float().flatten(2)
-    return patches[:, :, :: -(-patches.shape[2] // PATCHES)]
+    return patches[:, :, :: max(1, -(-patches.shape[2] // PATCHES))].cpu()

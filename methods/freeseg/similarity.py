@@ -12,7 +12,7 @@ probability nor take the lead from each other. Shapes: B pictures, Q words, K as
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,16 @@ from evaluation.rules import Windows
 from evaluation.windows import overlaid, resized_side_lengths, window_boxes
 
 Sign = Literal["raw", "reversed", "auto"]
+
+
+class Similarity(NamedTuple):
+    """``crops`` (B, N, K), cosines of crops by the unchanged tower, the whole picture first; ``map`` (B, K, h, w), by the rule;
+    ``patches`` (B, K, h, w), cosines of patches, which a rule without surgery calls its map.
+    """
+
+    crops: Tensor
+    map: Tensor
+    patches: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,12 +62,12 @@ class SimilarityMaker:
     batch: int
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Of images (B, 3, H, W) in [0, 1]: cosines (B, N, K) of crops by the unchanged tower, and the map (B, K, h, w)."""
+    def __call__(self, images: Tensor) -> Similarity:
+        """Of images (B, 3, H, W) in [0, 1]."""
         found = [self._look(images, view) for view in self.views]
         finest = max((tuple(maps.shape[2:]) for _, maps in found), key=lambda grid: grid[0] * grid[1])
         maps = [F.interpolate(maps, finest, mode="bilinear", align_corners=False) for _, maps in found]
-        return torch.cat([crops for crops, _ in found], 1), torch.stack(maps).mean(0)
+        return Similarity(torch.cat([crops for crops, _ in found], 1), *torch.stack(maps).mean(0).chunk(2, 1))
 
     def at_once(self, height: int, width: int) -> int:
         """Pictures of a size that are looked at together, each with its mirrored copy."""
@@ -65,7 +75,7 @@ class SimilarityMaker:
         return max(1, self.batch * native**2 // (2 * height * width))
 
     def _look(self, images: Tensor, view: Windows) -> tuple[Tensor, Tensor]:
-        """Cosines (B, n, K) of one view's crops and (B, K, h, w) of the patches of all of them, averaged where they overlap."""
+        """Cosines (B, n, K) of a view's crops, and map and patches (B, 2 K, h, w) of all, averaged where crops overlap."""
         patch = self.tower.stride
         lengths = resized_side_lengths(images.shape[2], images.shape[3], view)
         size = (-(-lengths[0] // patch) * patch, -(-lengths[1] // patch) * patch)
@@ -82,16 +92,15 @@ class SimilarityMaker:
         return torch.cat(crops), torch.cat(maps)
 
     def _both_ways(self, images: Tensor, position_resize: str) -> tuple[Tensor, Tensor]:
-        """Cosines (B, K) of images, and (B, K, h, w) of their patches, which are the mean of the image and its mirror image."""
+        """Cosines (B, K) of images, and their map and patches (B, 2 K, h, w), the mean of the image and its mirror image."""
         words, of_patches = self._of_words(torch.cat([images, images.flip(3)]), position_resize)
-        whole = best_of_class(words, self.class_of_word)
+        whole, patches = best_of_class(words, self.class_of_word), best_of_class(of_patches, self.class_of_word)
+        of_rule = patches
         if rule_named(self.rule).surgery:  # each word has a weight of its own; in what all have in common a class counts once
             position = self.class_of_word.unique(return_inverse=True)[1]
             lesser = (SHARPNESS * (words - whole[:, position])).exp()[..., None, None]
-            patches = feature_surgery(best_of_class(of_patches * lesser, self.class_of_word), whole)
-        else:
-            patches = best_of_class(of_patches, self.class_of_word)
-        straight, mirrored = patches.chunk(2)
+            of_rule = feature_surgery(best_of_class(of_patches * lesser, self.class_of_word), whole)
+        straight, mirrored = torch.cat([of_rule, patches], 1).chunk(2)
         return whole.chunk(2)[0], (straight + mirrored.flip(3)) / 2
 
     def _of_words(self, images: Tensor, position_resize: str) -> tuple[Tensor, Tensor]:

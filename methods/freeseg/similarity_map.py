@@ -63,7 +63,7 @@ class SimilarityCLIP(DenseCLIP, ABC):
 
     @property
     def similarity(self) -> SimilarityMaker:
-        """Images -> image-level cosines of crops (B, N, K) and the map's (B, K, h, w)."""
+        """What it makes of images, see :class:`methods.freeseg.similarity.Similarity`."""
         own = (self.rule_name, self.views, self.projection, self.window_batch)
         return SimilarityMaker(self.backbone, self.text_QC, self.class_of_text, *own)
 
@@ -97,7 +97,7 @@ class SimilarityMap(SimilarityCLIP):
         return replace(found, protocol=found.protocol.changed(**AS_IT_IS))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.similarity(images)[1]
+        return self.similarity(images).map
 
 
 def views_of(views: list[dict[str, Any]] | None, tower: DenseTower) -> tuple[Windows, ...]:

@@ -164,7 +164,8 @@ def test_freeseg_mines_its_map() -> None:
     assert model.sees_in_words == "unlabelled pictures, its tower ImageNet's image labels"
     model.use_vocabulary("cat, kitten; dog; sofa")
     images = torch.rand(2, 3, 176, 208, generator=torch.Generator().manual_seed(0))
-    cosines, similarity = model.similarity(images)
+    cosines, similarity, patches = model.similarity(images)
+    assert torch.equal(patches, similarity)  # no surgery
     asked = (model.text_QC, model.class_of_word)
     straight, mirrored = (
         best_of_class(model.backbone.compare(one, *asked)[0], model.class_of_word) for one in (images, images.flip(3))

@@ -3,7 +3,7 @@
 import io
 import json
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 from unittest import mock
@@ -34,7 +34,7 @@ from methods.freeseg.mined_masks import decode, encode, statistics_of
 from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, partial_label, partial_pixel, scaled, smoothed
 from methods.freeseg.partial_loss import augmented, partial_cross_entropy
 from methods.freeseg.pooling import Pooling, attended, pool
-from methods.freeseg.reach import Reach, reach_over
+from methods.freeseg.reach import Reach, over_collection, spread
 from methods.freeseg.similarity import itsm, signed
 from methods.info_nce import caption_is_true, info_nce
 from reporting.checkpoints import last_checkpoint
@@ -160,6 +160,7 @@ def test_thresholds_are_relative_to_the_number_of_classes(count: int) -> None:
 
 
 OVER_PICTURES = {"span": "collection", "seen_in": "map", "positive": 0.04, "negative": 0.004, "foreground": 0.5, "margin": 0.2}
+REGIONS = OVER_PICTURES | {"seen_in": "regions", "positive": 0.015, "max_classes": 16}
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 10), st.floats(-3, 3))
@@ -201,8 +202,10 @@ def test_maps_of_several_sizes_have_one_reach() -> None:
     counted = torch.cat([maps[0].flatten(2), maps[1].flatten(2), maps[2].flatten(2)[:, :, ::5]], 2)[0]
     for value, part in ((reach.low, 0.5), (reach.high, 0.99)):
         torch.testing.assert_close(value, counted.kthvalue(round(part * counted.shape[1]), 1).values)
-    assert torch.equal(reach_over(maps, lambda one: one, "a key").high, reach.high)
-    assert torch.equal(reach_over([], lambda one: one, "a key").low, reach.low)  # found again
+    for images in (maps, []):  # found again without any
+        found = over_collection(images, spread, lambda seen: asdict(Reach.over(seen)), "reach", "a key")
+        assert torch.equal(found["low"], reach.low)
+        assert torch.equal(found["high"], reach.high)
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 0.9), st.floats(0, 0.5))
@@ -427,7 +430,7 @@ def test_one_fit_mines_keeps_and_trains(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(list((tmp_path / "masks").iterdir())) == 2  # other rules beside the first
 
 
-@pytest.mark.parametrize("mining", [{}, OVER_PICTURES])
+@pytest.mark.parametrize("mining", [{}, OVER_PICTURES, REGIONS])
 def test_mined_on_the_fly_is_as_mined_before(tmp_path: Path, mining: dict[str, Any]) -> None:
     losses = [
         {k: v.clone() for k, v in fit(tmp_path / str(masks), masks=masks, mining=mining).network.state_dict().items()}
@@ -461,13 +464,14 @@ def test_masks_of_ones_own_pictures_are_mined_over_them(tmp_path: Path) -> None:
     options = ["--config", "configs/freeseg/shapes.yaml", "--model.predicts", "mined", "--classes", "shapes16"]
     files = ["--images", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]
     assert cli.main(["predict", *options, *files, "--model.mining.pamr", "0"]) == 2  # the broken one
-    model = FreeSeg(rule="surgery", mining=OVER_PICTURES)
+    model = FreeSeg(rule="surgery", mining=REGIONS)
     model.use_vocabulary(Vocabulary.load("shapes16"))
     model.measure_reach(images)
-    for i, mask in enumerate(model.mine(torch.stack(images))):
+    masks = model.mine(torch.stack(images))
+    for i, mask in enumerate(masks):
         with Image.open(tmp_path / "out" / "labels" / f"{i}.png.png") as written:
             assert torch.equal(torch.from_numpy(np.array(written)), mask.labels)
-    assert len({*mask.labels.unique().tolist()}) > 2
+    assert len({*torch.stack([mask.labels for mask in masks]).unique().tolist()}) > 2
 
 
 def test_pictures_are_read_before_their_masks_are_mined_only_where_they_are_measured() -> None:
@@ -583,8 +587,15 @@ def test_the_map_is_the_mean_over_views_and_mirrored_pictures() -> None:
     model = FreeSeg(masks=None, views=VIEWS, rule="surgery")
     model.use_vocabulary(Vocabulary.load("shapes16"))
     images = torch.rand(2, 3, 64, 64)
-    cosines, similarity = model.similarity(images)
-    _, mirrored = model.similarity(images.flip(3))
+    cosines, similarity, patches = model.similarity(images)
+    mirrored = model.similarity(images.flip(3)).map
+    plain = FreeSeg(masks=None, views=VIEWS, rule="surgery")
+    with (
+        mock.patch("methods.freeseg.similarity.feature_surgery", lambda scores, whole: scores),
+        mock.patch("methods.freeseg.similarity.SHARPNESS", 0.0),
+    ):
+        plain.use_vocabulary(model.vocabulary)
+        torch.testing.assert_close(plain.similarity(images).map, patches)
     torch.testing.assert_close(mirrored.flip(3), similarity, atol=1e-4, rtol=1e-3)
     assert similarity.shape == (2, 16, 16, 16)  # the finest view's grid
     assert cosines.shape == (2, 1 + 4 + 1, 16)
