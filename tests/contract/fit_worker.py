@@ -16,7 +16,10 @@ from methods import METHODS
 METHODS_TRIED: dict[str, dict[str, Any]] = {
     "IFSeg": {"learning_rate": 1e-3},
     "ZeroSeg": {"grids": [1, 2], "learning_rate": 1e-2, "warmup_share": 0.0},
-    "FreeSeg": {"learning_rate": 1e-3, "mining": {"span": "collection", "seen_in": "map", "positive": 0.04, "negative": 0.004}},
+    "FreeSeg": {
+        "learning_rate": 1e-3,
+        "mining": {"span": "collection", "seen_in": "regions", "positive": 0.015, "negative": 0.004, "foreground": 0.5},
+    },
     "LinearProbe": {"num_classes": 16},
 }
 BATCH, STEPS = 4, 3  # of all processes
