@@ -2,7 +2,8 @@
 
 1. Map: the ITSM (:mod:`methods.freeseg.similarity`) of CLIP, of CLIP Surgery, of a trained ICLIP or of another tower, or,
    which is our own, the same scaled over many pictures (:mod:`methods.freeseg.reach`).
-2. Mining: image-level scores say which classes are present (partial label), the map which pixels are sure (partial pixel).
+2. Mining (:mod:`methods.freeseg.mining`): image-level scores say which classes are present (partial label), the map which
+   pixels are sure (partial pixel); or, our own, a second look at each region (:mod:`methods.freeseg.second_look`).
 3. Training: cross-entropy over the labelled pixels and the classes that the picture says something about.
 
 The paper's body is public (OpenReview, arXiv) but was not available where this was written, and no code is: the parts bear the
@@ -13,9 +14,7 @@ Shapes: B pictures, Q words, K classes, C embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -23,12 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.remembered import TokenMemory, remembered
 from backbones.segformer import SegFormer
-from common.batch import IGNORED, Batch, to_unit
+from common.batch import IGNORED, Batch
 from common.code import code_of
 from common.distributed import gathered
-from common.errors import UserError, known
+from common.errors import UserError
 from common.kept import key_of
 from common.randomness import run_seed
 from common.records import joined
@@ -37,24 +35,23 @@ from common.values import Amount, Natural
 from common.weights import state_hash
 from evaluation.label_map import LabelMap
 from methods.freeseg.mined_masks import MaskStatistics, decode, encode, statistics_of
-from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, partial_label, refined, scaled
+from methods.freeseg.mining import PartialMask, mine
+from methods.freeseg.mining_clip import MiningCLIP
 from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy
 from methods.freeseg.preview import MinedPicture, mining_preview
-from methods.freeseg.reach import MEASURED, Reach, over_collection, spread
-from methods.freeseg.second_look import Evidence, SecondLook, Verdicts, regions_of
-from methods.freeseg.similarity import Similarity, SimilarityMaker
-from methods.freeseg.similarity_map import SimilarityCLIP
+from methods.freeseg.reach import MEASURED, Reach
+from methods.freeseg.second_look import SecondLook
+from methods.freeseg.similarity import SimilarityMaker
 from methods.map_loss import position_among
 from methods.optim import adamw, warmup_cosine, with_step_schedule
 from methods.per_image import PerImage, StillImages
 from methods.supervision import Supervision
 
 
-class FreeSeg(SimilarityCLIP):
+class FreeSeg(MiningCLIP):
     """See the module.
 
     Args:
-        mining: rules of the partial label and the partial pixel, see :class:`methods.freeseg.mining.MiningRules`.
         masks: folder of the mined masks; ``auto`` for the cache, null to mine at every step.
         network: ``segformer_embedded`` or ``segformer_b0``.
         network_weights: of its encoder, ``nvidia/mit-b0`` or a folder.
@@ -69,7 +66,7 @@ class FreeSeg(SimilarityCLIP):
         augment: crop half to all of the area at random and mirror half of the pictures, each with its mask.
         learning_rate: of AdamW, then half a cosine to 0.
         weight_decay: of AdamW, on matrices only.
-        options: as of :class:`methods.freeseg.similarity_map.SimilarityCLIP`.
+        options: as of :class:`methods.freeseg.mining_clip.MiningCLIP`.
     """
 
     sees = Supervision.PICTURES
@@ -77,7 +74,6 @@ class FreeSeg(SimilarityCLIP):
 
     def __init__(
         self,
-        mining: dict[str, Any] | None = None,
         masks: str | None = "auto",
         network: Literal["segformer_embedded", "segformer_b0"] = "segformer_embedded",
         network_weights: str | None = None,
@@ -92,9 +88,6 @@ class FreeSeg(SimilarityCLIP):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        for key in mining or {}:
-            known("mining rule", key, asdict(MiningRules()))
-        self.mining = MiningRules(**(mining or {}))
         self.guard, self.guard_at, self.seed = guard, guard_at, run_seed()
         self.masks, self.augment, self.network_name, self.predicts = masks, augment, network, predicts
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
@@ -107,8 +100,6 @@ class FreeSeg(SimilarityCLIP):
             if self.mining.background is not None:
                 self.background = nn.Parameter(torch.randn(1, channels) * channels**-0.5)
         self.mined: PerImage | None = None
-        self.reach: Reach | None = None
-        self.verdicts: Verdicts | None = None
         self.found = torch.zeros(IGNORED + 1, dtype=torch.bool)  # classes that any mask so far holds, by train id
 
     # What is asked -----------------------------------------------------------------------------------------------
@@ -123,10 +114,6 @@ class FreeSeg(SimilarityCLIP):
             self.class_of_word = self.class_of_word.unique()
         elif self.mining.background is not None:
             self.background.requires_grad_(self.mines_background)  # DDP waits for what is trained
-
-    @property
-    def mines_background(self) -> bool:
-        return self.mining.background is not None and self.vocabulary.background is not None
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.network(images)
@@ -143,62 +130,6 @@ class FreeSeg(SimilarityCLIP):
         return found
 
     # Mining ------------------------------------------------------------------------------------------------------
-
-    def mine(self, images: Tensor) -> list[PartialMask]:
-        """Masks of images (B, 3, H, W), uint8 or in [0, 1], by the classes that are asked."""
-        classes, mined = self.class_of_text.unique(), []
-        background = self.vocabulary.background if self.mines_background else None
-        for some in images.split(self.similarity.at_once(*images.shape[2:])):
-            some = to_unit(some.to(self.device))
-            found, maps = self._maps(some)
-            shown = image_level(found.crops, maps, self.backbone.scale, self.mining)
-            confirmed = None if self.verdicts is None else partial(self._confirmed, some, found.patches, self.verdicts)
-            mined += mine(maps, shown, some, self.mining, classes, background, confirmed)
-        return mined
-
-    def _maps(self, images: Tensor) -> tuple[Similarity, Tensor]:
-        """Of images in [0, 1]: what the tower says of them, and maps (B, K, h, w) as the rules compare them."""
-        found = self.similarity(images)
-        return found, scaled(found.map, self.mining, self.reach)
-
-    def _confirmed(self, images: Tensor, patches: Tensor, verdicts: Verdicts, i: int, few: Tensor, found: Tensor) -> Tensor:
-        """The maps (P, H, W) of classes in question, 0 outside of the regions that these keep."""
-        regions = regions_of(few, self.mining.foreground)
-        keeps = verdicts.kept(self.second_look(images[i], patches[i], found, regions))
-        kept = torch.zeros_like(few, dtype=torch.bool)
-        for (position, inside), keep in zip(regions, keeps, strict=True):
-            kept[position] |= inside & keep
-        return few * kept
-
-    @property
-    def second_look(self) -> SecondLook:
-        """What says whether a region is of a class."""
-        return SecondLook(self.backbone, self.text_QC, self.class_of_text, self.window_batch)
-
-    def measure_reach(self, images: Sequence[Tensor], key: str | None = None) -> None:
-        """Measures the maps of images (3, H, W), for rules that compare over a collection; kept under the key.
-
-        Raises:
-            UserError: there are none.
-        """
-
-        def over(look: Callable[[Tensor], Any], of: type[Reach] | type[Verdicts], what: str, key: str | None) -> Any:
-            units = (to_unit(image[None].to(self.device)) for image in images)
-            return of(**over_collection(units, look, lambda seen: asdict(of.over(seen)), what, key))
-
-        with remembered(self, TokenMemory()):  # regions are those of maps whose reach is known
-            self.reach = over(lambda image: spread(self.similarity(image).map), Reach, "reach of the maps", key)
-            if self.mining.seen_in == "regions":
-                key = None if key is None else key_of(reach=key, rules=asdict(self.mining))
-                self.verdicts = over(self._evidence, Verdicts, "regions alone", key)
-
-    def _evidence(self, image: Tensor) -> Evidence:
-        """Of the regions of the classes in question in an image (1, 3, H, W), on the CPU."""
-        seen, maps = self._maps(image)
-        present, _ = partial_label(image_level(seen.crops, maps, self.backbone.scale, self.mining), self.mining)
-        found = present[0].nonzero()[:, 0]
-        regions = regions_of(refined(maps[0, found], image[0], self.mining), self.mining.foreground)
-        return self.second_look(image[0], seen.patches[0], found, regions).to("cpu")
 
     def on_predict_start(self) -> None:
         if self.predicts == "mined" and self.mining.span == "collection":
@@ -257,7 +188,7 @@ class FreeSeg(SimilarityCLIP):
         rows, classes = [], self.class_of_text.unique().tolist()
         for index in range(min(count, len(images))):
             image = images[0, index]["image"]
-            maps = self._maps(image[None].to(self.device) / 255)[1][0].float().cpu().numpy()
+            maps = self.maps_of(image[None].to(self.device) / 255)[1][0].float().cpu().numpy()
             (mined,) = self.mine(image[None])
             present = set(mined.labels.unique().tolist())
             named = {self.vocabulary.names[k]: of_class for k, of_class in zip(classes, maps, strict=True) if k in present}

@@ -32,6 +32,7 @@ SMALLEST = 0.01  # of the picture's pixels; a smaller region is not looked at, a
 AROUND = 1.25  # side of the square that is cut out, relative to the region's longer one
 GREY = 0.5
 ENOUGH = 0.3
+Region = tuple[int, Tensor]  # position of the map, and what is inside (H, W) bool
 ROUNDING = 1e-4  # the region that leads by the median itself is kept, in whatever batch its picture is seen
 
 
@@ -95,29 +96,40 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class SecondLook:
-    """A tower that looks at regions alone.
+    """A tower that looks at the regions of a picture's maps, each alone.
 
     Attributes:
         tower: the model.
         text: (Q, C) unit embeddings of the words.
         class_of_word: (Q,) class of each.
-        batch: regions that it sees at once.
+        foreground: value of a map from which a region is of its class.
+        batch: regions that the tower sees at once.
     """
 
     tower: DenseTower
     text: Tensor
     class_of_word: Tensor
+    foreground: float
     batch: int
 
+    def confirmed(self, verdicts: Verdicts, image: Tensor, patches_Khw: Tensor, maps_PHW: Tensor, found: Tensor) -> Tensor:
+        """The maps, 0 outside of the regions that their classes keep; arguments as of :meth:`evidence`."""
+        regions = regions_of(maps_PHW, self.foreground)
+        keeps = verdicts.kept(self.evidence(image, patches_Khw, found, regions))
+        kept = torch.zeros_like(maps_PHW, dtype=torch.bool)
+        for (position, inside), keep in zip(regions, keeps, strict=True):
+            kept[position] |= inside & keep
+        return maps_PHW * kept
+
     @torch.no_grad()
-    def __call__(self, image: Tensor, patches_Khw: Tensor, found: Tensor, regions: list[tuple[int, Tensor]]) -> Evidence:
-        """What it says of regions, see :func:`regions_of`, of an image (3, H, W) in [0, 1].
+    def evidence(self, image: Tensor, patches_Khw: Tensor, found: Tensor, regions: list[Region]) -> Evidence:
+        """What the tower says of the regions of an image.
 
         Args:
-            image: the picture.
+            image: (3, H, W) in [0, 1].
             patches_Khw: cosines of its patches, of all asked classes.
             found: (P,) positions of the classes in question.
-            regions: of their maps.
+            regions: of their maps, see :func:`regions_of`.
         """
         patches_KHW = F.interpolate(patches_Khw[None], image.shape[1:], mode="bilinear", align_corners=False)[0]
         cosines = [torch.zeros(2, 0, len(patches_Khw), device=image.device)]
@@ -131,8 +143,8 @@ class SecondLook:
         return Evidence(torch.cat(cosines, 1).transpose(1, 2), found, of)
 
 
-def regions_of(maps_PHW: Tensor, foreground: float) -> list[tuple[int, Tensor]]:
-    """Connected regions where a map reaches the foreground: the map's position, and what is inside (H, W) bool."""
+def regions_of(maps_PHW: Tensor, foreground: float) -> list[Region]:
+    """Connected regions where a map reaches the foreground."""
     regions = []
     for position, inside in enumerate((maps_PHW >= foreground).cpu().numpy()):
         numbers, count = ndimage.label(inside)

@@ -112,16 +112,12 @@ def test_the_tower_decides_between_maps_that_are_high_on_the_same_thing() -> Non
     maps[0, 0, 8:24, 8:24], maps[0, 2, 8:24, 8:24] = 0.8, 1.0
     maps[0, 1] = 1 - maps[0, 2]
     patches = torch.full((3, 32, 32), 0.1)
-    look = SecondLook(ColourTower(), torch.eye(3), torch.tensor([3, 4, 5]), batch=2)  # type: ignore[arg-type]
+    look = SecondLook(ColourTower(), torch.eye(3), torch.tensor([3, 4, 5]), foreground=0.5, batch=2)  # type: ignore[arg-type]
     verdicts = Verdicts(torch.zeros(6), torch.ones(6), torch.full((3,), 0.05))
     rules = MiningRules(span="collection", seen_in="regions", positive=0.1, negative=0.01, foreground=0.5, margin=0.1)
 
     def confirmed(i: int, few: Tensor, found: Tensor) -> Tensor:
-        regions = regions_of(few, rules.foreground)
-        kept = torch.zeros_like(few)
-        for (position, inside), keep in zip(regions, verdicts.kept(look(image, patches, found, regions)), strict=True):
-            kept[position] += inside & keep
-        return few * kept
+        return look.confirmed(verdicts, image, patches, few, found)
 
     shown, classes = torch.full((1, 3), 0.5), torch.tensor([3, 4, 5])
     (by_map,) = mine(maps, shown, image[None], rules, classes)
@@ -137,14 +133,14 @@ def test_synonyms_and_batches_change_nothing() -> None:
     regions = [(0, torch.rand(32, 32) > 0.5), (1, torch.rand(32, 32) > 0.3), (0, torch.ones(32, 32, dtype=torch.bool))]
     text, found = torch.eye(3)[:2], torch.tensor([0, 1])
     tower: Any = ColourTower()
-    plain = SecondLook(tower, text, torch.tensor([4, 7]), 64)(image, patches, found, regions)
+    plain = SecondLook(tower, text, torch.tensor([4, 7]), 0.5, 64).evidence(image, patches, found, regions)
     for words, of, batch in ((text[[0, 0, 1]], [4, 4, 7], 64), (text, [4, 7], 2)):
-        same = SecondLook(tower, words, torch.tensor(of), batch)(image, patches, found, regions)
+        same = SecondLook(tower, words, torch.tensor(of), 0.5, batch).evidence(image, patches, found, regions)
         torch.testing.assert_close(asdict(same), asdict(plain))
     assert plain.of.tolist() == [0, 1, 0]
     large = torch.nn.functional.interpolate(patches[None], (32, 32), mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(plain.cosines[1, :, 1], large[:, regions[1][1]].mean(1))
-    nothing = SecondLook(tower, text, torch.tensor([4, 7]), 64)(image, patches, found, [])
+    nothing = SecondLook(tower, text, torch.tensor([4, 7]), 0.5, 64).evidence(image, patches, found, [])
     assert nothing.cosines.shape == (2, 2, 0)
     assert Verdicts.over([nothing, plain]).kept(nothing).shape == (0,)
     assert Verdicts.over([nothing]).kept(nothing).shape == (0,)

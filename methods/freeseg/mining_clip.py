@@ -1,0 +1,93 @@
+"""A CLIP that mines masks by the rules, and measures what these compare over a collection of pictures."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from backbones.remembered import TokenMemory, remembered
+from common.batch import to_unit
+from common.errors import known
+from common.kept import key_of
+from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, partial_label, refined, scaled
+from methods.freeseg.reach import Reach, over_collection, spread
+from methods.freeseg.second_look import Evidence, SecondLook, Verdicts, regions_of
+from methods.freeseg.similarity import Similarity
+from methods.freeseg.similarity_map import SimilarityCLIP
+
+
+class MiningCLIP(SimilarityCLIP, ABC):
+    """Base of what mines masks.
+
+    Args:
+        mining: rules of the partial label and the partial pixel, see :class:`methods.freeseg.mining.MiningRules`.
+        options: as of :class:`methods.freeseg.similarity_map.SimilarityCLIP`.
+    """
+
+    def __init__(self, mining: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        for key in mining or {}:
+            known("mining rule", key, asdict(MiningRules()))
+        self.mining = MiningRules(**(mining or {}))
+        self.reach: Reach | None = None
+        self.verdicts: Verdicts | None = None
+
+    @property
+    def mines_background(self) -> bool:
+        return self.mining.background is not None and self.vocabulary.background is not None
+
+    def mine(self, images: Tensor) -> list[PartialMask]:
+        """Masks of images (B, 3, H, W), uint8 or in [0, 1], by the classes that are asked."""
+        classes, mined = self.class_of_text.unique(), []
+        background = self.vocabulary.background if self.mines_background else None
+        for some in images.split(self.similarity.at_once(*images.shape[2:])):
+            some = to_unit(some.to(self.device))
+            seen, maps = self.maps_of(some)
+            shown = image_level(seen.crops, maps, self.backbone.scale, self.mining)
+            mined += mine(maps, shown, some, self.mining, classes, background, self._confirmed(some, seen.patches))
+        return mined
+
+    def maps_of(self, images: Tensor) -> tuple[Similarity, Tensor]:
+        """Of images in [0, 1]: what the tower says of them, and maps (B, K, h, w) as the rules compare them."""
+        seen = self.similarity(images)
+        return seen, scaled(seen.map, self.mining, self.reach)
+
+    def measure_reach(self, images: Sequence[Tensor], key: str | None = None) -> None:
+        """Measures the maps of images (3, H, W), for rules that compare over a collection; kept under the key.
+
+        Raises:
+            UserError: there are none.
+        """
+
+        def over(look: Callable[[Tensor], Any], of: type[Reach] | type[Verdicts], what: str, key: str | None) -> Any:
+            units = (to_unit(image[None].to(self.device)) for image in images)
+            return of(**over_collection(units, look, lambda seen: asdict(of.over(seen)), what, key))
+
+        with remembered(self, TokenMemory()):  # regions are those of maps whose reach is known
+            self.reach = over(lambda image: spread(self.similarity(image).map), Reach, "reach of the maps", key)
+            if self.mining.seen_in == "regions":
+                key = None if key is None else key_of(reach=key, rules=asdict(self.mining))
+                self.verdicts = over(self._evidence, Verdicts, "regions alone", key)
+
+    @property
+    def _second_look(self) -> SecondLook:
+        own = (self.backbone, self.text_QC, self.class_of_text)
+        return SecondLook(*own, self.mining.foreground, self.window_batch)
+
+    def _confirmed(self, images: Tensor, patches: Tensor) -> Callable[[int, Tensor, Tensor], Tensor] | None:
+        verdicts, look = self.verdicts, self._second_look
+        if verdicts is None:
+            return None
+        return lambda i, maps, found: look.confirmed(verdicts, images[i], patches[i], maps, found)
+
+    def _evidence(self, image: Tensor) -> Evidence:
+        """Of the regions of the classes in question in an image (1, 3, H, W), on the CPU."""
+        seen, maps = self.maps_of(image)
+        present, _ = partial_label(image_level(seen.crops, maps, self.backbone.scale, self.mining), self.mining)
+        found = present[0].nonzero()[:, 0]
+        regions = regions_of(refined(maps[0, found], image[0], self.mining), self.mining.foreground)
+        return self._second_look.evidence(image[0], seen.patches[0], found, regions).to("cpu")
