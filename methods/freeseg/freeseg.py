@@ -39,7 +39,7 @@ from methods.freeseg.mining import PartialMask, mine
 from methods.freeseg.mining_clip import MiningCLIP
 from methods.freeseg.partial_loss import Guard, augmented, partial_cross_entropy
 from methods.freeseg.preview import MinedPicture, mining_preview
-from methods.freeseg.reach import MEASURED, Reach
+from methods.freeseg.reach import MEASURED
 from methods.freeseg.second_look import SecondLook
 from methods.freeseg.similarity import SimilarityMaker
 from methods.map_loss import position_among
@@ -133,8 +133,8 @@ class FreeSeg(MiningCLIP):
 
     def on_predict_start(self) -> None:
         if self.predicts == "mined" and self.mining.span == "collection":
-            pictures = (item["image"] for item in self.trainer.datamodule.items)  # type: ignore[attr-defined]
-            self.measure_reach([*islice((image for image in pictures if image is not None), MEASURED)])
+            items = self.trainer.datamodule.items  # type: ignore[attr-defined]
+            self.measure_reach(lambda: islice((item["image"] for item in items if item["image"] is not None), MEASURED))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[LabelMap | None]:
         if self.predicts == "network":
@@ -146,8 +146,10 @@ class FreeSeg(MiningCLIP):
         """Measures the maps' reach, and mines the masks of all training images, where they are kept."""
         settings = self._settings()
         if self.mining.span == "collection":
-            first = [images[0, i]["image"] for i in range(min(MEASURED, len(images)))]
-            self.measure_reach(first, None if self.masks is None else _key_of_reach(settings, images))
+            first = range(min(MEASURED, len(images)))
+            self.measure_reach(
+                lambda: (images[0, i]["image"] for i in first), None if self.masks is None else _key_of_reach(settings, images)
+            )
         if self.masks is None:
             return
         settings["rules"] = asdict(self.mining) | {"background of": self.vocabulary.background}
@@ -168,7 +170,7 @@ class FreeSeg(MiningCLIP):
             "tower": [self.backbone.image_weights_hash(), state_hash(of_map)],
             "text": state_hash({"text": self.text_QC}),
             "map": {"rule": self.rule_name, "views": [asdict(view) for view in self.views]},
-            "code": code_of(SimilarityMaker, type(self.backbone), Reach, SecondLook, mine),
+            "code": code_of(SimilarityMaker, type(self.backbone), SecondLook, mine),
         }
 
     def _report(self, found: MaskStatistics) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -56,15 +56,19 @@ class MiningCLIP(SimilarityCLIP, ABC):
         seen = self.similarity(images)
         return seen, scaled(seen.map, self.mining, self.reach)
 
-    def measure_reach(self, images: Sequence[Tensor], key: str | None = None) -> None:
-        """Measures the maps of images (3, H, W), for rules that compare over a collection; kept under the key.
+    def measure_reach(self, images: Callable[[], Iterable[Tensor]], key: str | None = None) -> None:
+        """Measures the maps of a collection, for rules that compare over one.
+
+        Args:
+            images: gives them, (3, H, W), each read as it is asked for: none where what is measured was kept.
+            key: it is kept under, None for nothing.
 
         Raises:
             UserError: there are none.
         """
 
         def over(look: Callable[[Tensor], Any], of: type[Reach] | type[Verdicts], what: str, key: str | None) -> Any:
-            units = (to_unit(image[None].to(self.device)) for image in images)
+            units = (to_unit(image[None].to(self.device)) for image in images())
             return of(**over_collection(units, look, lambda seen: asdict(of.over(seen)), what, key))
 
         with remembered(self, TokenMemory()):  # regions are those of maps whose reach is known
