@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.remembered import TokenMemory, remembered
 from backbones.segformer import SegFormer
 from common.batch import IGNORED, Batch
 from common.code import code_of
@@ -44,7 +45,7 @@ from methods.freeseg.second_look import SecondLook
 from methods.freeseg.similarity import SimilarityMaker
 from methods.map_loss import position_among
 from methods.optim import adamw, warmup_cosine, with_step_schedule
-from methods.per_image import PerImage, StillImages
+from methods.per_image import PerImage, StillImages, image_batches
 from methods.supervision import Supervision
 
 
@@ -134,7 +135,10 @@ class FreeSeg(MiningCLIP):
     def on_predict_start(self) -> None:
         if self.predicts == "mined" and self.mining.span == "collection":
             items = self.trainer.datamodule.items  # type: ignore[attr-defined]
-            self.measure_reach(lambda: islice((item["image"] for item in items if item["image"] is not None), MEASURED))
+            with remembered(self, TokenMemory()):
+                self.measure_reach(
+                    lambda: islice((item["image"][None] for item in items if item["image"] is not None), MEASURED)
+                )
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[LabelMap | None]:
         if self.predicts == "network":
@@ -144,20 +148,25 @@ class FreeSeg(MiningCLIP):
 
     def prepare_fit(self, images: StillImages, workers: int) -> None:
         """Measures the maps' reach, and mines the masks of all training images, where they are kept."""
-        settings = self._settings()
-        if self.mining.span == "collection":
-            first = range(min(MEASURED, len(images)))
-            self.measure_reach(
-                lambda: (images[0, i]["image"] for i in first), None if self.masks is None else _key_of_reach(settings, images)
-            )
-        if self.masks is None:
-            return
+        memory, settings = TokenMemory(), self._settings()
+        with remembered(self, memory):
+            if self.mining.span == "collection":
+                first = range(min(MEASURED, len(images)))
+                self.measure_reach(
+                    lambda: (torch.stack([*some]) for some in image_batches(images, first, workers)),
+                    None if self.masks is None else _key_of_reach(settings, images),
+                )
+            memory.limit = memory.bytes  # what is measured is mined, too; the others come once
+            if self.masks is not None:
+                self._mine_all(self.masks, settings, images, workers)
+
+    def _mine_all(self, folder: str, settings: dict[str, Any], images: StillImages, workers: int) -> None:
         settings["rules"] = asdict(self.mining) | {"background of": self.vocabulary.background}
         settings["reach"] = [None if of is None else state_hash(asdict(of)) for of in (self.reach, self.verdicts)]
-        masks = PerImage("masks", self.masks, settings, images, "--model.masks")
+        masks = PerImage("masks", folder, settings, images, "--model.masks")
         if masks.fill(lambda some: [encode(mask) for mask in self.mine(torch.stack([*some]))], workers):
             self.mined = masks
-            classes = self.class_of_word.unique().tolist()
+            classes = self.class_of_text.unique().tolist()
             self._report(statistics_of(masks, {train_id: self.vocabulary.names[train_id] for train_id in classes}))
         self.figure = self._preview(images)
 

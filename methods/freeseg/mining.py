@@ -7,7 +7,7 @@ patches, (H, W) pixels, P positives at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -164,9 +164,7 @@ def mine(
     present, absent = partial_label(shown_BK, rules)
     ids = torch.tensor([IGNORED if background is None else background, IGNORED], device=classes.device)
     mined = []
-    for i, image in enumerate(images):
-        found = present[i].nonzero()[:, 0]
-        few = refined(maps_BKhw[i, found], image, rules)
+    for i, (found, few) in enumerate(refined_maps(maps_BKhw, present, images, rules)):
         if confirmed is not None:
             few = confirmed(i, few, found)
         labels = torch.cat([classes[found], ids])[partial_pixel(few, rules, background is not None)]
@@ -178,10 +176,12 @@ def mine(
     return mined
 
 
-def refined(maps_Phw: Tensor, image: Tensor, rules: MiningRules) -> Tensor:
-    """Maps (P, H, W) of an image (3, H, W), along whose edges ``rules.pamr`` refines."""
-    maps_PHW = F.interpolate(maps_Phw[None], image.shape[1:], mode="bilinear", align_corners=False)[0]
-    return Pamr(image, PAMR_DILATIONS, rules.pamr)(maps_PHW) if rules.pamr else maps_PHW
+def refined_maps(maps_BKhw: Tensor, present_BK: Tensor, images: Tensor, rules: MiningRules) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each picture the positions (P,) of its present classes and their maps (P, H, W), refined along the picture's edges."""
+    for maps_Khw, present, image in zip(maps_BKhw, present_BK, images, strict=True):
+        found = present.nonzero()[:, 0]
+        maps_PHW = F.interpolate(maps_Khw[found][None], image.shape[1:], mode="bilinear", align_corners=False)[0]
+        yield found, Pamr(image, PAMR_DILATIONS, rules.pamr)(maps_PHW) if rules.pamr else maps_PHW
 
 
 def partial_pixel(maps_PHW: Tensor, rules: MiningRules, has_background: bool = True) -> Tensor:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
-from backbones.remembered import TokenMemory, remembered
 from common.batch import to_unit
 from common.errors import known
 from common.kept import key_of
-from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, partial_label, refined, scaled
+from methods.freeseg.mining import MiningRules, PartialMask, image_level, mine, partial_label, refined_maps, scaled
 from methods.freeseg.reach import Reach, over_collection, spread
 from methods.freeseg.second_look import Evidence, SecondLook, Verdicts, regions_of
 from methods.freeseg.similarity import Similarity
@@ -44,23 +43,22 @@ class MiningCLIP(SimilarityCLIP, ABC):
         """Masks of images (B, 3, H, W), uint8 or in [0, 1], by the classes that are asked."""
         classes, mined = self.class_of_text.unique(), []
         background = self.vocabulary.background if self.mines_background else None
-        for some in images.split(self.similarity.at_once(*images.shape[2:])):
-            some = to_unit(some.to(self.device))
-            seen, maps = self.maps_of(some)
-            shown = image_level(seen.crops, maps, self.backbone.scale, self.mining)
+        for some in self._as_looked_at(images):
+            seen, maps, shown = self.maps_of(some)
             mined += mine(maps, shown, some, self.mining, classes, background, self._confirmed(some, seen.patches))
         return mined
 
-    def maps_of(self, images: Tensor) -> tuple[Similarity, Tensor]:
-        """Of images in [0, 1]: what the tower says of them, and maps (B, K, h, w) as the rules compare them."""
+    def maps_of(self, images: Tensor) -> tuple[Similarity, Tensor, Tensor]:
+        """Of images in [0, 1]: what the tower says of them, maps (B, K, h, w) as the rules compare them, and what they show."""
         seen = self.similarity(images)
-        return seen, scaled(seen.map, self.mining, self.reach)
+        maps = scaled(seen.map, self.mining, self.reach)
+        return seen, maps, image_level(seen.crops, maps, self.backbone.scale, self.mining)
 
     def measure_reach(self, images: Callable[[], Iterable[Tensor]], key: str | None = None) -> None:
         """Measures the maps of a collection, for rules that compare over one.
 
         Args:
-            images: gives them, (3, H, W), each read as it is asked for: none where what is measured was kept.
+            images: gives them, (B, 3, H, W), each batch read as it is asked for: none where what is measured was kept.
             key: it is kept under, None for nothing.
 
         Raises:
@@ -68,14 +66,17 @@ class MiningCLIP(SimilarityCLIP, ABC):
         """
 
         def over(look: Callable[[Tensor], Any], of: type[Reach] | type[Verdicts], what: str, key: str | None) -> Any:
-            units = (to_unit(image[None].to(self.device)) for image in images())
-            return of(**over_collection(units, look, lambda seen: asdict(of.over(seen)), what, key))
+            batches = (some for batch in images() for some in self._as_looked_at(batch))
+            return of(**over_collection(batches, look, lambda seen: asdict(of.over(seen)), what, key))
 
-        with remembered(self, TokenMemory()):  # regions are those of maps whose reach is known
-            self.reach = over(lambda image: spread(self.similarity(image).map), Reach, "reach of the maps", key)
-            if self.mining.seen_in == "regions":
-                key = None if key is None else key_of(reach=key, rules=asdict(self.mining))
-                self.verdicts = over(self._evidence, Verdicts, "regions alone", key)
+        self.reach = over(lambda some: [spread(self.similarity(some).map)], Reach, "reach of the maps", key)
+        if self.mining.seen_in == "regions":  # those of maps whose reach is known
+            key = None if key is None else key_of(reach=key, rules=asdict(self.mining))
+            self.verdicts = over(self._evidence, Verdicts, "regions alone", key)
+
+    def _as_looked_at(self, images: Tensor) -> Iterator[Tensor]:
+        """Images (B, 3, H, W), uint8 or in [0, 1], as the tower sees them, in batches that it sees at once."""
+        return (to_unit(some.to(self.device)) for some in images.split(self.similarity.at_once(*images.shape[2:])))
 
     @property
     def _second_look(self) -> SecondLook:
@@ -88,10 +89,11 @@ class MiningCLIP(SimilarityCLIP, ABC):
             return None
         return lambda i, maps, found: look.confirmed(verdicts, images[i], patches[i], maps, found)
 
-    def _evidence(self, image: Tensor) -> Evidence:
-        """Of the regions of the classes in question in an image (1, 3, H, W), on the CPU."""
-        seen, maps = self.maps_of(image)
-        present, _ = partial_label(image_level(seen.crops, maps, self.backbone.scale, self.mining), self.mining)
-        found = present[0].nonzero()[:, 0]
-        regions = regions_of(refined(maps[0, found], image[0], self.mining), self.mining.foreground)
-        return self._second_look.evidence(image[0], seen.patches[0], found, regions).to("cpu")
+    def _evidence(self, images: Tensor) -> list[Evidence]:
+        """Of the regions of the classes in question in images (B, 3, H, W) in [0, 1], on the CPU."""
+        seen, maps, shown = self.maps_of(images)
+        look, evidence = self._second_look, []
+        for i, (found, few) in enumerate(refined_maps(maps, partial_label(shown, self.mining)[0], images, self.mining)):
+            regions = regions_of(few, self.mining.foreground)
+            evidence.append(look.evidence(images[i], seen.patches[i], found, regions).to("cpu"))
+        return evidence

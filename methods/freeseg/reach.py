@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import TypeVar
 
 import torch
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from common.distributed import gathered, rank_and_world
@@ -54,8 +53,8 @@ class Reach:
 
 
 def over_collection(
-    images: Iterable[Tensor],
-    look: Callable[[Tensor], T],
+    batches: Iterable[Tensor],
+    look: Callable[[Tensor], list[T]],
     summary: Callable[[list[T]], dict[str, Tensor]],
     what: str,
     key: str | None = None,
@@ -63,8 +62,8 @@ def over_collection(
     """What is measured on some images, which the processes share; found again under the key.
 
     Args:
-        images: (1, 3, H, W), the same in every process.
-        look: what is seen of an image, without its pixels.
+        batches: images (B, 3, H, W), the same in every process.
+        look: what is seen of some images, without their pixels.
         summary: of what is seen of all.
         what: for the progress bar.
         key: of all that this depends on; None where nothing is kept.
@@ -79,8 +78,14 @@ def over_collection(
         found: dict[str, Tensor] = everyone[0]
         return found
     rank, world = rank_and_world()
-    some = track(islice(images, rank, None, world), what, -(-MEASURED // world), disable=rank != 0, transient=True)
-    seen = gathered([look(image) for image in some])
+    seen: list[T] = []
+    with Progress(disable=rank != 0, transient=True) as progress:
+        task = progress.add_task(what, total=MEASURED)
+        for number, images in enumerate(batches):
+            if number % world == rank:
+                seen += look(images)
+            progress.advance(task, len(images))
+    seen = gathered(seen)
     if not seen:
         raise UserError("no picture can be read, and mining with span collection measures its maps on some.")
     found = summary(seen)

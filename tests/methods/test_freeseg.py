@@ -203,7 +203,9 @@ def test_maps_of_several_sizes_have_one_reach() -> None:
     for value, part in ((reach.low, 0.5), (reach.high, 0.99)):
         torch.testing.assert_close(value, counted.kthvalue(round(part * counted.shape[1]), 1).values)
     for images in (maps, []):  # found again without any
-        found = over_collection(images, spread, lambda seen: asdict(Reach.over(seen)), "reach", "a key")
+        found = over_collection(
+            images, lambda some: [spread(some)], lambda seen: asdict(Reach.over(seen)), "reach", "maps of several sizes"
+        )
         assert torch.equal(found["low"], reach.low)
         assert torch.equal(found["high"], reach.high)
 
@@ -455,6 +457,25 @@ def test_masks_over_a_collection_are_kept_for_that_collection(tmp_path: Path) ->
     assert not all(torch.equal(a, b) for a, b in zip(found[12], found[6], strict=True))
 
 
+def test_the_tower_looks_once_at_a_picture_that_is_measured_and_mined(tmp_path: Path) -> None:
+    """And its mask is that of a tower that looks again."""
+    rules = {"seen_in": "regions", "span": "collection", "positive": 0.015, "negative": 0.004}
+    images = data(train_pictures=20).train_dataloader().dataset
+    model = FreeSeg(rule="surgery", mining=rules, masks=str(tmp_path / "masks"), views=[{"short_side": 64}])
+    model.use_vocabulary(Vocabulary.load("shapes16"))
+    pictures = torch.stack([images[0, i]["image"] for i in range(20)])
+    tower = type(model.backbone)
+    with (
+        mock.patch.object(type(model), "trainer", mock.Mock(is_global_zero=False)),
+        mock.patch.object(tower, "tokens", autospec=True, side_effect=tower.tokens) as looks,
+    ):
+        model._preview = lambda images: b""
+        model.prepare_fit(images, 0)
+    assert sum(len(call.args[1]) for call in looks.call_args_list) == 2 * 20  # each with its mirrored copy
+    mined = model.mined.read(range(20), lambda missing: [])
+    assert all(torch.equal(decode(a).labels, b.labels) for a, b in zip(mined, model.mine(pictures), strict=True))
+
+
 def test_masks_of_ones_own_pictures_are_mined_over_them(tmp_path: Path) -> None:
     images = [data().train_dataloader().dataset[0, i]["image"] for i in range(3)]
     (tmp_path / "photos").mkdir()
@@ -466,7 +487,7 @@ def test_masks_of_ones_own_pictures_are_mined_over_them(tmp_path: Path) -> None:
     assert cli.main(["predict", *options, *files, "--model.mining.pamr", "0"]) == 2  # the broken one
     model = FreeSeg(rule="surgery", mining=REGIONS)
     model.use_vocabulary(Vocabulary.load("shapes16"))
-    model.measure_reach(lambda: images)
+    model.measure_reach(lambda: (image[None] for image in images))
     for i, mask in enumerate(model.mine(torch.stack(images))):
         with Image.open(tmp_path / "out" / "labels" / f"{i}.png.png") as written:
             assert torch.equal(torch.from_numpy(np.array(written)), mask.labels)

@@ -157,11 +157,12 @@ def test_masks_of_a_method_are_those_of_its_tower_s_second_look() -> None:
     model: Any = METHODS["FreeSeg"](mining=rules, masks=None, rule="surgery", views=[{"short_side": 64}])
     model.use_vocabulary(Vocabulary.load("shapes16"))
     pictures = [_picture(i) for i in range(24)]
-    model.measure_reach(lambda: pictures)
+    batches = [torch.stack(pictures[:14]), torch.stack(pictures[14:])]
+    model.measure_reach(lambda: batches)
     assert model.verdicts.enough.shape == (16,)
-    model.measure_reach(lambda: pictures, "a key")
+    model.measure_reach(lambda: batches, "a second look at 24 pictures")
     kept = model.verdicts
-    model.measure_reach(lambda: (pytest.fail("a picture was read") for _ in pictures), "a key")  # type: ignore[misc]
+    model.measure_reach(lambda: (pytest.fail("a picture was read") for _ in batches), "a second look at 24 pictures")  # type: ignore[misc]
     assert torch.equal(model.verdicts.enough, kept.enough)
     mined = model.mine(torch.stack(pictures))
     sure, model.verdicts = model.verdicts, None
