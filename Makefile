@@ -13,7 +13,7 @@ compare: $(VENV)/ready
 	$(BIN)/python cli.py compare --config configs/compare/shapes.yaml --output $(OUTPUT) --jobs 2
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

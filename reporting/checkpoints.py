@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,11 @@ def last_checkpoint(root: Path) -> Path | None:
         UserError: it is broken.
     """
     whole = {path.resolve() for path in root.glob("*/checkpoints/[!.]*.ckpt")}  # a dot: what a killed run was writing
-    found = sorted(whole, key=lambda path: path.stat().st_mtime_ns)
+    written = {}
+    for path in whole:
+        with suppress(FileNotFoundError):  # a run that still goes on has replaced it
+            written[path] = path.stat().st_mtime_ns
+    found = sorted(written, key=lambda path: written[path])
     if not found:
         return None
     try:

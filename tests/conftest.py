@@ -6,6 +6,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side, and the last bits follow the threads
 
 import common.compat  # noqa: F401  (must come before what imports torchvision)
 

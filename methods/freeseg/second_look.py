@@ -32,8 +32,8 @@ SMALLEST = 0.01  # of the picture's pixels; a smaller region is not looked at, a
 AROUND = 1.25  # side of the square that is cut out, relative to the region's longer one
 GREY = 0.5
 ENOUGH = 0.3
-Region = tuple[int, Tensor]  # position of the map, and what is inside (H, W) bool
 ROUNDING = 1e-4  # the region that leads by the median itself is kept, in whatever batch its picture is seen
+Region = tuple[int, Tensor]  # position of the map, and what is inside (H, W) bool
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,14 @@ def test_a_truncated_checkpoint_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert "step=1.ckpt" in message
 
 
+def test_a_checkpoint_that_a_run_is_replacing_is_passed_over(tmp_path: Path) -> None:
+    (folder := tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (folder / "last.ckpt").symlink_to("step=2.ckpt")
+    assert last_checkpoint(tmp_path) is None
+    torch.save({"state_dict": {}}, folder / "step=1.ckpt")
+    assert last_checkpoint(tmp_path) == folder / "step=1.ckpt"
+
+
 def test_learners_of_every_kind_are_tried() -> None:
     assert {LEARNERS[name].sees for name in LEARNERS} >= {Supervision.NAMES, Supervision.PICTURES, Supervision.MASKS}
     assert SHAPES["train_batch_size"] * 3 == 12

@@ -58,9 +58,9 @@ def test_neither_scale_nor_offset_of_a_class_decides(seed: int, by: float, plus:
         )
         for one in seen
     ]
+    verdicts, of_fainter = Verdicts.over(seen), Verdicts.over(fainter)
     for one, other in zip(seen, fainter, strict=True):
-        leads, same = Verdicts.over(seen).leads(one), Verdicts.over(fainter).leads(other)
-        torch.testing.assert_close(leads, same, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(verdicts.leads(one), of_fainter.leads(other), atol=1e-3, rtol=1e-3)
 
 
 def _random_evidence(random: torch.Generator) -> Evidence:
