@@ -166,7 +166,7 @@ class FreeSeg(MiningCLIP):
         masks = PerImage("masks", folder, settings, images, "--model.masks")
         if masks.fill(lambda some: [encode(mask) for mask in self.mine(torch.stack([*some]))], workers):
             self.mined = masks
-            classes = self.class_of_text.unique().tolist()
+            classes = self.class_of_word.unique().tolist()
             self._report(statistics_of(masks, {train_id: self.vocabulary.names[train_id] for train_id in classes}))
         self.figure = self._preview(images)
 

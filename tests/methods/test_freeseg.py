@@ -532,6 +532,10 @@ def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"never found, and not trained: {', '.join(found.never_found)}" in said  # and training goes on
     kept = [decode(content) for content in model.mined.read(range(12), lambda missing: [])]
     assert found.empty == sum(not (one.labels != IGNORED).any() for one in kept) > 0
+    not_by_words = {"background": "threshold", "background_value": 0.1}
+    nowhere = FreeSeg(masks=str(tmp_path / "masks"), mining={"background": -1.0}, protocol_values=not_by_words)
+    lightning.Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET).fit(nowhere, data(vocabulary="shapes13"))
+    assert "never found, and not trained: background, " in capsys.readouterr().out
 
 
 def test_background_is_learnt_where_it_is_mined(tmp_path: Path) -> None:
