@@ -39,7 +39,7 @@ class Started:
         self.out, self.err = (Path(self.folder.name, name) for name in ("out", "err"))
         for file in self.out, self.err:
             file.touch()
-        whole = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
+        whole = os.environ | (environment or {})
         self.process = FORKS.Process(target=_run, args=(program, whole, str(self.out), str(self.err), before))
         self.process.start()
 
