@@ -14,7 +14,8 @@ import common.compat  # noqa: F401  (must come before what imports torchvision)
 import torch
 from torch import Tensor
 
-from commands.lightning import build, quiet
+from commands.lightning import build
+from commands.quiet import quiet
 from common.randomness import drawing_from
 from evaluation.risk_control import Risks
 from evaluation.selective import BINS, STATED, aurc, coverage_at, losses_of, outcomes, told_apart

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from commands.compare import CommandLineBuilder, parse_plan
 from commands.errors import plain_errors
-from commands.lightning import quiet
+from commands.quiet import quiet
 from common.errors import UserError
 from common.files import atomic_path, shipped
 from common.values import Within

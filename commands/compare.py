@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 import datamodules
 from commands.checks import check_trainer
 from commands.errors import plain_errors
-from commands.lightning import quiet
+from commands.quiet import quiet
 from commands.trained import build_trained
 from common.errors import UserError, known
 from common.files import file_name, shipped

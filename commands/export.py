@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from commands.errors import plain_errors
-from commands.lightning import RUNS, quiet
+from commands.lightning import RUNS
 from commands.predict_options import CONFIG, NAMES_A_METHOD, TOWER
+from commands.quiet import quiet
 from commands.trained import build_trained
 from common.arguments import option_pairs, taken
 from common.errors import UserError, known

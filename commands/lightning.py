@@ -7,17 +7,14 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import tempfile
-import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import common.compat  # noqa: F401  (must come before lightning)
 
-import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -27,13 +24,12 @@ import datamodules
 import methods
 from commands.checks import check_trainer, learns, note_emulated_precision
 from commands.errors import plain_errors
-from commands.help import CONFIG_OPTIONS, HELP_ALL, HELP_OPTIONS, print_help
-from commands.network import ask_the_network_first
+from commands.help import HELP_ALL, HELP_OPTIONS, print_help
 from commands.predict_options import PREDICT_HELP, TOWER, PredictOptions, predict_options
-from common.arguments import option_pairs
+from commands.quiet import quiet
+from commands.sources import RUN_FOLDER, Trained, checkpoint_of, with_run_folder, with_shipped_configs
 from common.errors import UserError
-from common.files import read_yaml, shipped, writable_folder
-from common.weights import read_checkpoint
+from common.files import writable_folder
 from reporting.checkpoints import AtomicCheckpointIO, default_checkpoints, last_checkpoint
 from reporting.exporting import Exports, SaveExports
 from reporting.film import SaveFilm
@@ -44,18 +40,8 @@ from reporting.run_config import SaveRun, new_folder, prepare_wandb
 from reporting.tiles import SaveTiles
 
 RUNS = "runs"  # where results go, unless the user says otherwise
-FILE_LOGGERS = ("CSVLogger", "TensorBoardLogger")
-RUN_FOLDER = "(the run's folder)"  # where they write if nothing else is said
 SAVES = {"pictures": SavePredictions, "frames": SaveFilm, "tiles": SaveTiles}  # by what predict goes through
 METHODS = methods.METHODS  # imports them, so that their class names are known
-
-
-class Trained(NamedTuple):
-    """What a checkpoint holds: the method's class, and its hyper-parameters in a config file."""
-
-    checkpoint: str
-    method: str
-    config: str
 
 
 class ZeroLabelCLI(LightningCLI):
@@ -203,86 +189,3 @@ def build(
     with plain_errors():
         options = with_run_folder(with_shipped_configs([*arguments[:start], *defaults, *arguments[start:]]))
         return ZeroLabelCLI(options, run, trained, exports, change)
-
-
-def with_shipped_configs(arguments: list[str]) -> list[str]:
-    """The arguments with every ``--config configs/...`` that is not here replaced by the shipped one.
-
-    Raises:
-        UserError: a config is no YAML.
-    """
-    found = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        name, equals, value = argument.partition("=")
-        if before in CONFIG_OPTIONS:
-            argument = _config(argument)
-        elif equals and name in CONFIG_OPTIONS:
-            argument = f"{name}={_config(value)}"
-        found.append(argument)
-    return found
-
-
-def with_run_folder(arguments: list[str]) -> list[str]:
-    """``--trainer.logger TensorBoardLogger`` alone writes where the run's other files are."""
-    pairs = dict(option_pairs(arguments))
-    name = pairs.get("--trainer.logger", "").rpartition(".")[2]
-    if name in FILE_LOGGERS and "--trainer.logger.save_dir" not in pairs:
-        return [*arguments, f"--trainer.logger.save_dir={RUN_FOLDER}"]
-    return arguments
-
-
-def _config(path: str) -> str:
-    """Where the config lies; one that is there must be a YAML mapping."""
-    path = shipped(path)
-    if Path(path).is_file():
-        read_yaml(path)
-    return path
-
-
-def checkpoint_of(options: list[str], folder: Path) -> Trained | None:
-    """What the ``--ckpt_path`` among the options holds, its hyper-parameters written into the folder; None without one.
-
-    Raises:
-        UserError: no such file, or not a checkpoint.
-    """
-    path = next((value for option, value in option_pairs(options) if option == "--ckpt_path"), None)
-    if path is None or path in ("last", "best", "hpc", "registry", "null"):
-        return None
-    if not Path(path).is_file():
-        raise UserError(f"checkpoint '{path}' does not exist.")
-    checkpoint = read_checkpoint(path)
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("hyper_parameters"), dict):
-        raise UserError(f"checkpoint '{path}' cannot be read: it is not one that zerolabel wrote.")
-    hyper_parameters = dict(checkpoint["hyper_parameters"])
-    class_path = hyper_parameters.pop("_class_path", None)
-    hyper_parameters = {k: v for k, v in hyper_parameters.items() if not k.startswith("_")}
-    if class_path is None:
-        return None
-    file = folder / "hyper_parameters.yaml"
-    file.write_text(yaml.safe_dump({"model": {"class_path": class_path, "init_args": hyper_parameters}}))
-    return Trained(path, class_path.rpartition(".")[2], str(file))
-
-
-def quiet() -> None:
-    """Hides Lightning's advertisements and warnings that are not about the user's run."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger().addFilter(lambda record: not record.getMessage().startswith("Failed to download weights"))  # we say it
-    ask_the_network_first()
-    for message in (
-        ".*does not have many workers.*",  # the loaders here are sized for the machine
-        ".*args parameter is intended to run from within Python.*",  # it is how main() hands them on
-        ".*not supported by the model summary.*",
-        ".*module\\(s\\) in eval mode.*",  # frozen backbones are
-        ".*looks like a TorchScript archive.*",  # OpenAI's, known by its digest
-        "The dirpath has changed from.*",  # each run has its folder, also one that goes on
-        ".*callbacks used to create the checkpoint need to be provided.*",  # a test does not write any
-        ".*smaller than the logging interval.*",
-        ".*across ranks is zero.*",  # fit without a benchmark has nothing to validate
-        "Dataset has no geotransform.*",  # most pictures are no maps
-        ".*LeafSpec.*",  # lightning 2.6 on torch 2.13
-        ".*deprecated.*jsonargparse.*",
-        ".*`isinstance\\(treespec.*",
-    ):
-        warnings.filterwarnings("ignore", message)
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse|lightning")

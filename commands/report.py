@@ -7,7 +7,7 @@ import common.compat  # noqa: F401  (must come before lightning)
 from jsonargparse import ArgumentParser
 
 from commands.errors import plain_errors
-from commands.lightning import quiet
+from commands.quiet import quiet
 from common.files import writable_folder
 from reporting.page import write_label_maps, write_report
 from reporting.plan import BenchmarkEntry, Comparison

@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     options, of_a_method = parser.parse_known_args(arguments)
     require("starlette", "uvicorn")
     with listening(options.port) as at:
-        from commands.lightning import quiet  # here, so that help and mistakes answer at once
+        from commands.quiet import quiet  # here, so that help and mistakes answer at once
         from commands.serving.app import application
         from commands.serving.menu import menu, offline
         from commands.serving.work import Workplace

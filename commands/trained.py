@@ -8,7 +8,8 @@ from typing import Any
 
 import common.compat  # noqa: F401  (must come before lightning)
 
-from commands.lightning import ZeroLabelCLI, build, checkpoint_of
+from commands.lightning import ZeroLabelCLI, build
+from commands.sources import checkpoint_of
 from common.errors import UserError, in_one_line
 from common.weights import read_checkpoint
 
