@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor
@@ -170,6 +170,16 @@ class Segmenter(TrainingSteps, EvaluationSteps, ABC):
     @property
     def _has_patch_features(self) -> bool:
         return type(self).patch_features is not Segmenter.patch_features
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Tensors kept as attributes go where the weights go: Lightning's ``setup`` asks before the model is on its device."""
+        super()._apply(fn, recurse)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                vars(self)[name] = fn(value)
+            elif type(value) in (list, tuple) and all(isinstance(part, Tensor) for part in value):
+                vars(self)[name] = type(value)(fn(part) for part in value)
+        return self
 
     @property
     def inference(self) -> Inference:

@@ -228,18 +228,18 @@ class FreeSeg(MiningCLIP):
 
         Processes ask each other until every class was found.
         """
-        if not self.found[classes.cpu()].all():
-            here = (torch.bincount(labels.flatten(), minlength=IGNORED + 1) > 0).cpu()
-            self.found |= torch.stack(gathered([here])).any(0)
-        return self.found.to(self.device)
+        if not self.found[classes].all():
+            here = torch.bincount(labels.flatten(), minlength=IGNORED + 1) > 0
+            self.found |= torch.stack(gathered([here.cpu()])).any(0).to(self.device)
+        return self.found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["found"] = self.found.clone()
+        checkpoint["found"] = self.found.cpu().clone()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.found = checkpoint.get("found", self.found).clone()
+        self.found = checkpoint.get("found", self.found).to(self.device).clone()
 
     def _kept(self, masks: PerImage, indices: list[int], images: Tensor) -> list[PartialMask]:
         contents = masks.read(indices, lambda missing: [encode(mask) for mask in self.mine(images[missing])])

@@ -96,6 +96,29 @@ def test_scores_have_a_row_per_word_at_any_size(method: type[Segmenter], vocabul
     assert model.class_of_word.max() < Vocabulary.load(vocabulary).num_classes
 
 
+def test_all_it_holds_moves_to_another_device(method: type[Segmenter]) -> None:
+    """Lightning's ``setup``, where the words are asked, comes before it moves a model to its GPU."""
+    model = method()
+    model.use_vocabulary(Vocabulary.load("shapes13"))
+    assert model.class_of_word.device.type == "cpu"
+    model.to("meta")
+    held = [(f"{path}.{name}", value) for path, part in model.named_modules() for name, value in vars(part).items()]
+    left = {name for name, value in held for tensor in _tensors(value) if not tensor.is_meta}
+    assert left <= {".before"}
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Those that a value holds, in whatever it keeps them, but for submodules."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [tensor for part in value.values() for tensor in _tensors(part)]
+    if isinstance(value, list | tuple | set):
+        return [tensor for part in value for tensor in _tensors(part)]
+    own = isinstance(value, object) and type(value).__module__.split(".")[0] in ("methods", "backbones", "evaluation")
+    return _tensors(vars(value)) if own and hasattr(value, "__dict__") and not isinstance(value, torch.nn.Module) else []
+
+
 def test_label_maps_have_the_pictures_size_and_known_classes(method: type[Segmenter]) -> None:
     model = small(method())
     model.use_vocabulary(Vocabulary.load("shapes13"))
