@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.errors import UserError, known
-from evaluation.rules import PART_OF, RULES, Decision, Prompt, Windows, settings
+from evaluation.rules import LEARNT_RULES, PART_OF, RULES, Decision, Prompt, Windows, settings
 
 NEEDS = {
     "stride": "windows, that is a crop",
@@ -129,6 +129,14 @@ class Protocol:
     def content(self) -> dict[str, Any]:
         """:meth:`in_effect` with the templates' text in the place of their set's name, and without antialiasing where off."""
         rules = {rule: value for rule, value in self.in_effect().items() if (rule, value) != ("antialias", False)}
+        return self._with_templates(rules)
+
+    @property
+    def learnt_by(self) -> dict[str, Any]:
+        """The rules that can act on what a training learns, whichever the method follows, with the templates' text."""
+        return self._with_templates({rule: getattr(getattr(self, PART_OF[rule]), rule) for rule in sorted(LEARNT_RULES)})
+
+    def _with_templates(self, rules: dict[str, Any]) -> dict[str, Any]:
         return {rule: self.prompt.template_list if rule == "templates" else value for rule, value in rules.items()}
 
     @property

@@ -193,4 +193,5 @@ WINDOW_RULES = frozenset({"short_side", "max_long_side", "antialias", "crop", "s
 PROMPT_RULES = frozenset({"templates", "ensemble", "wording", "synonyms"})
 BACKGROUND_RULES = frozenset({"background", "background_value", "area_threshold"})
 NEIGHBOUR_RULES = frozenset({"neighbours", "neighbour_steps"})
+LEARNT_RULES = PROMPT_RULES | NEIGHBOUR_RULES | {"position_resize"}  # those that can act on what a training learns
 DECISION_RULES = frozenset({rule for rule, part in PART_OF.items() if part == "decision"}) - {"gate_classes"}

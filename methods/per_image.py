@@ -12,7 +12,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.distributed import barrier, rank_and_world
+from common.distributed import gathered, rank_and_world
 from common.errors import UserError
 from common.kept import Kept, key_of
 from common.records import Contents, Records, shards_of
@@ -104,11 +104,10 @@ class PerImage:
         Raises:
             UserError: they do not fit on the disk.
         """
-        missing = self.records.missing()
-        if not self.store.writable():
+        missing, kept = self.records.missing(), True
+        if not all(gathered([self.store.writable()])):  # and every process has looked before the first writes
             return False
         self._check_space(len(missing) * size)
-        barrier()  # every process has looked before the first writes
         rank, world = rank_and_world()
         shards = list(shards_of(missing))[rank::world]
         with Progress(disable=rank != 0 or not len(missing)) as progress:
@@ -118,10 +117,10 @@ class PerImage:
                 for images in image_batches(self.images, shard.tolist(), workers):
                     made += make(images)
                     progress.advance(task, len(images))
-                self.records.write(shard, made)
-        barrier()
+                kept = self.records.write(shard, made) and kept
+        kept = all(gathered([kept]))
         self.records.refresh()
-        return True
+        return kept
 
     def read(self, indices: Sequence[int], make: Callable[[list[int]], list[bytes]]) -> list[bytes]:
         """The contents of some images; ``make`` makes those again, by their position, that are damaged or gone."""

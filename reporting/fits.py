@@ -54,6 +54,7 @@ class Fits:
             **trained_by(made_by, type(model).read_options),
             weights=weights_hash(model),
             pictures=data.training_content(),
+            asked=_asked(model, data),
             shared=[self.devices, images_per_step],
             code=code_of(type(model), type(data)),
         )
@@ -81,3 +82,13 @@ def trained_by(made_by: dict[str, Any], read_options: frozenset[str]) -> dict[st
     arguments = {name: value for name, value in model.get("init_args", {}).items() if name not in read_options}
     chosen = {name: value for name, value in made_by["set"].items() if name.rpartition(".")[2] not in read_options}
     return made_by | {"config": made_by["config"] | {"model": model | {"init_args": arguments}}, "set": chosen}
+
+
+def _asked(model: Any, data: Any) -> list[Any]:
+    """What the training's words become: a file of words, a shipped vocabulary or a preset may change under its name."""
+    vocabulary = getattr(data, "vocabulary", None)
+    if vocabulary is None:
+        return []
+    model.use_vocabulary(vocabulary)
+    rules = model.followed_rules() | model.training_rules()
+    return [model.vocabulary.hash, model.words, {rule: v for rule, v in model.protocol.learnt_by.items() if rule in rules}]

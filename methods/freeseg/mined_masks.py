@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from common.batch import IGNORED
@@ -58,26 +58,29 @@ class MaskStatistics:
 
 
 def statistics_of(masks: PerImage, names: Mapping[int, str]) -> MaskStatistics:
-    """Of the classes with these train ids; counted once, shared among the processes, and kept."""
+    """Of the classes with these train ids; counted once, shared among the processes, and kept if every mask is there."""
     store = Kept("mask-statistics")
     key = key_of(masks=masks.key, pictures=joined([masks.records.pictures]), names=[*names.items()])
     entry = store.read(key)
-    if entry is not None and set(entry.note) == {field.name for field in fields(MaskStatistics)}:
-        return MaskStatistics(**entry.note)
+    known = entry is not None and set(entry.note) == {field.name for field in fields(MaskStatistics)}
+    everyone = gathered([entry.note if entry is not None and known else None])  # caches of several machines may differ
+    if None not in everyone:
+        return MaskStatistics(**everyone[0])
     rank, world = rank_and_world()
     shares, total = [], np.zeros(IGNORED + 1, np.int64)
     for index in range(rank, len(masks.records.pictures), world):
-        count = np.bincount(_labels(masks, index), minlength=IGNORED + 1)
-        shares.append(1 - int(count[IGNORED]) / int(count.sum()))
-        total += count
+        if (count := _count(masks, index)) is not None:
+            shares.append(1 - int(count[IGNORED]) / int(count.sum()))
+            total += count
     shares, total = gathered(shares), np.sum(gathered([total]), axis=0)
     pixels = {name: int(total[train_id]) for train_id, name in names.items()}
-    found = MaskStatistics(float(np.mean(shares)), sum(share == 0 for share in shares), pixels)
-    if rank == 0:
+    found = MaskStatistics(float(np.mean(shares or [0])), sum(share == 0 for share in shares), pixels)
+    if rank == 0 and len(shares) == len(masks.records.pictures):
         store.write(key, {}, asdict(found))
     return found
 
 
-def _labels(masks: PerImage, index: int) -> Any:
+def _count(masks: PerImage, index: int) -> NDArray[np.int64] | None:
+    """Pixels by label (256,); None of a mask that is damaged or could not be kept."""
     content = masks.records[index]
-    return np.full(1, IGNORED) if content is None else decode(content).labels.numpy().ravel()
+    return None if content is None else np.bincount(decode(content).labels.numpy().ravel(), minlength=IGNORED + 1)

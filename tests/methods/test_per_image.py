@@ -1,5 +1,6 @@
 """What is made of every training image once: by content, resumable, mended, shared by projects without mixing them up."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
+from common.kept import Kept
 from common.records import DIGEST
 from datamodules import DATAMODULES
 from methods import FreeSeg, ZeroSeg
@@ -100,6 +102,27 @@ def test_an_unwritable_cache_is_no_end(
     for model in (ZeroSeg(grids=[1, 2]), FreeSeg()):
         lightning.Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET).fit(model, shapes())
     assert "cannot be kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", [partial(ZeroSeg, grids=[1, 2]), FreeSeg])
+def test_what_a_full_disk_did_not_keep_is_kept_later(
+    method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZEROLABEL_CACHE", str(tmp_path / "cache"))
+
+    def weights() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = method()
+        lightning.Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET).fit(model, shapes())
+        return model.state_dict()  # type: ignore[no-any-return]
+
+    write = Kept.write
+    with monkeypatch.context() as full:
+        full.setattr(Kept, "write", lambda kept, key, *rest: kept.kind not in ("views", "masks") and write(kept, key, *rest))
+        anew = weights()
+    for _ in range(2):  # kept, then read
+        assert all(torch.allclose(value, anew[name], atol=1e-3) for name, value in weights().items())
+    assert "Lower foreground" not in capsys.readouterr().err
 
 
 def shapes() -> Any:

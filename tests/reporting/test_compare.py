@@ -19,6 +19,7 @@ import commands.compare
 from common.errors import UserError
 from common.kept import Kept
 from evaluation.selective import BINS
+from evaluation.vocabulary import Vocabulary
 from reporting.columns import ORACLE, columns
 from reporting.measuring import Measuring
 from reporting.plan import Comparison, read_plan
@@ -274,6 +275,30 @@ def test_training_is_done_once_per_seed(tmp_path: Path, monkeypatch: pytest.Monk
     again = list(csv.DictReader((out / "results.csv").open()))
     assert [row["miou"] for row in again] == [row["miou"] for row in rows]
     assert "| probe | masks (oracle) |" in (out / "results.md").read_text()
+
+
+def test_a_training_follows_its_words_and_its_prompts_not_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, shapes13 = tmp_path / "words.txt", Vocabulary.load("shapes13").names[1:]
+    words.write_text("\n".join(shapes13))
+    small = {"trainer.max_steps": 1, "data.num_workers": 0}
+    of_names = {"data.maps": 8, "data.train_batch_size": 4, "data.classes": str(words)}
+    ifseg = {"name": "IFSeg", "config": "configs/ifseg/shapes.yaml", "fit": True, "seeds": [0], "set": small | of_names}
+    pictures = {"data.pictures": 4, "data.train_pictures": 8, "data.train_batch_size": 4, "model.masks": None}
+    freeseg = {"name": "FreeSeg", "config": "configs/freeseg/shapes.yaml", "fit": True, "seeds": [0], "set": small | pictures}
+    plan = PLAN | {"methods": [ifseg, freeseg]}
+
+    def trained(plan: dict[str, Any]) -> list[str]:
+        run(tmp_path, plan)
+        return re.findall(r"training (\w+) \.\.\.", capsys.readouterr().out)
+
+    assert trained(plan) == ["IFSeg", "FreeSeg"]
+    assert trained(plan) == []
+    words.write_text("\n".join(reversed(shapes13)))
+    assert trained(plan) == ["IFSeg"]
+    other_prompts = OBJECTS | {"protocol": "sclip"}
+    assert trained(plan | {"benchmarks": [other_prompts]}) == ["FreeSeg"]
 
 
 def result(method: str, hits: torch.Tensor, protocol: str = "a", sees: str = "nothing", **changed: Any) -> Result:
