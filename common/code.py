@@ -47,8 +47,9 @@ def _follow(file: Path, roots: list[Path], found: set[Path]) -> None:
     if file in found:
         return
     found.add(file)
-    for name in _imported(file):
-        for root in roots:
+    for name, level in _imported(file):
+        roots_of_name = roots if not level else [file.parents[level - 1]]
+        for root in roots_of_name:
             path = root.joinpath(*name.split("."))
             for candidate in (path.with_suffix(".py"), path / "__init__.py"):
                 if candidate.is_file():
@@ -56,14 +57,16 @@ def _follow(file: Path, roots: list[Path], found: set[Path]) -> None:
 
 
 @cache
-def _imported(file: Path) -> list[str]:
-    """Names of the modules that a file imports, with those that may be names in a package (``from package import module``)."""
-    names: list[str] = []
+def _imported(file: Path) -> list[tuple[str, int]]:
+    """Modules that a file imports, with the dots before them, and those that may be (``from package import module``)."""
+    names: list[tuple[str, int]] = []
     for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            names += [(alias.name, 0) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = f"{node.module}." if node.module else ""
+            names += [(node.module, node.level)] if node.module else []
+            names += [(package + alias.name, node.level) for alias in node.names]
     return names
 
 

@@ -110,12 +110,13 @@ class UnlabeledPictures(Dataset[dict[str, Any]]):
         return self.source.contents()
 
     def rendering(self) -> dict[str, Any]:
-        if self.crop != "centre":
-            why = "change from epoch to epoch" if self.crop == "random" else "are of several sizes"
+        if self.crop == "random":
             raise UserError(
-                f"images with --data.crop {self.crop} {why}; nothing can be kept of them. Set --data.crop centre, or keep "
-                "nothing: --model.cache null or --model.masks null."
+                "images with --data.crop random change from epoch to epoch; nothing can be kept. Set --data.crop centre, "
+                "or keep nothing: --model.cache null or --model.masks null."
             )
+        if self.crop == "none":
+            raise UserError("images with --data.crop none are of several sizes; nothing can be kept. Set --data.crop centre.")
         return {"crop": self.crop, "size": self.size, "code": code_of(cut, decode_image)}
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:

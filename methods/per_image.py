@@ -160,6 +160,19 @@ def _together(images: list[Tensor]) -> Images:
     return torch.stack(images) if len({image.shape for image in images}) == 1 else images
 
 
+def stacked(images: Images) -> Tensor:
+    """(B, 3, H, W).
+
+    Raises:
+        UserError: they are of several sizes.
+    """
+    if isinstance(images, Tensor):
+        return images
+    if len({image.shape for image in images}) > 1:
+        raise UserError("the training pictures are of several sizes, and here all must have one. Set --data.crop centre.")
+    return torch.stack(images)
+
+
 def array_bytes(arrays: Tensor) -> list[bytes]:
     """One content per row of float32 (B, ...), in half precision."""
     return [row.tobytes() for row in arrays.half().cpu().numpy()]

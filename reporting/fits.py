@@ -79,6 +79,7 @@ class Fits:
 def trained_by(made_by: dict[str, Any], read_options: frozenset[str]) -> dict[str, Any]:
     """A row's configuration without the options that only the reading of trained weights follows."""
     model = made_by["config"].get("model", {})
+    model = {"class_path": model} if isinstance(model, str) else model
     arguments = {name: value for name, value in model.get("init_args", {}).items() if name not in read_options}
     chosen = {name: value for name, value in made_by["set"].items() if name.rpartition(".")[2] not in read_options}
     return made_by | {"config": made_by["config"] | {"model": model | {"init_args": arguments}}, "set": chosen}

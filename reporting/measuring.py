@@ -105,6 +105,7 @@ class Measuring:
         """The results of a method, and whether each is new."""
         for seed in self.plan.seeds_of(method):
             for benchmarks, words_of in _fits(self.plan, method):
+                self.memory = TokenMemory(0)  # what is remembered of the row before is in the way of training
                 model, fit_data, trainer = self.builder.method(method, seed, words_of)
                 model.use_protocol(benchmarks[0].protocol)
                 made_by = configuration(method) | {"seed": seed}

@@ -165,9 +165,8 @@ def mine(
     ids = torch.tensor([IGNORED if background is None else background, IGNORED], device=classes.device)
     mined = []
     for i, (found, few) in enumerate(refined_maps(maps_BKhw, present, images, rules)):
-        if confirmed is not None:
-            few = confirmed(i, few, found)
-        labels = torch.cat([classes[found], ids])[partial_pixel(few, rules, background is not None)]
+        kept = few if confirmed is None else confirmed(i, few, found)
+        labels = torch.cat([classes[found], ids])[partial_pixel(kept, rules, background is not None, few)]
         active = torch.zeros(IGNORED + 1, dtype=torch.bool, device=classes.device)
         active[classes[present[i] | absent[i]]] = True
         if background is not None and rules.background is not None:
@@ -184,22 +183,26 @@ def refined_maps(maps_BKhw: Tensor, present_BK: Tensor, images: Tensor, rules: M
         yield found, Pamr(image, PAMR_DILATIONS, rules.pamr)(maps_PHW) if rules.pamr else maps_PHW
 
 
-def partial_pixel(maps_PHW: Tensor, rules: MiningRules, has_background: bool = True) -> Tensor:
-    """(H, W) position of the pixel's class among the P present ones, P for background, -1 for unsure."""
+def partial_pixel(maps_PHW: Tensor, rules: MiningRules, has_background: bool = True, all_PHW: Tensor | None = None) -> Tensor:
+    """(H, W) position of the pixel's class among the P present ones, P for background, -1 for unsure.
+
+    ``all_PHW`` are the maps before a second look, where there was one: what it did not keep is no background for that.
+    """
     highest, chosen = maps_PHW.max(0)
+    shown = highest if all_PHW is None else all_PHW.amax(0)
     if not rules.partial_pixel:
         return chosen
     foreground, background = rules.foreground, rules.background if has_background else None
     if rules.quantiles:
-        foreground = float(highest.quantile(1 - rules.foreground))
-        background = None if background is None else float(highest.quantile(background))
+        foreground = float(highest.float().quantile(1 - rules.foreground))
+        background = None if background is None else float(shown.float().quantile(background))
     compared = by_size(maps_PHW, foreground) if rules.small_things else maps_PHW
     lead, chosen = compared.max(0)
     sure = highest >= foreground
     if len(maps_PHW) > 1:
         sure &= lead - compared.topk(2, 0).values[1] >= rules.margin
     chosen = chosen.masked_fill(~sure, -1)
-    return chosen if background is None else chosen.masked_fill(highest <= background, len(maps_PHW))
+    return chosen if background is None else chosen.masked_fill(shown <= background, len(maps_PHW))
 
 
 def by_size(maps_PHW: Tensor, foreground: float) -> Tensor:

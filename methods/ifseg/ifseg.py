@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.values import Natural
 from evaluation.refine import average_neighbours
 from methods.evaluation_steps import evaluating
@@ -47,9 +48,17 @@ class IFSeg(TrainedOFA):
         self.sees = Supervision.NAMES if self_training_from is None else Supervision.PICTURES
         if select_on_labels:
             self.sees = Supervision.SELECTION
-        self.best: tuple[float, dict[str, Tensor]] = (-1.0, {})
+        self.best: dict[str, Any] = {"miou": -1.0, "state": {}}
         # what labels pictures; a copy that follows in checkpoints
         self.labeller = None if self_training_from is None else copy.deepcopy(self.ofa).requires_grad_(False)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.select_on_labels and not self.trainer.limit_val_batches:
+            raise UserError(
+                "select_on_labels keeps the weights of the best validation, and with trainer.limit_val_batches 0 there is "
+                "none. Set it to 1.0."
+            )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if self.labeller is not None and self.global_step >= (self.self_training_from or 0):
@@ -88,14 +97,21 @@ class IFSeg(TrainedOFA):
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         miou = float(self.trainer.callback_metrics["val/miou"])
-        if self.select_on_labels and not self.trainer.sanity_checking and miou > self.best[0]:
-            self.best = (miou, {name: value.detach().clone() for name, value in self.state_dict().items()})
+        if self.select_on_labels and not self.trainer.sanity_checking and miou > self.best["miou"]:
+            self.best = {"miou": miou, "state": {name: value.detach().clone() for name, value in self.state_dict().items()}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.best[1] and self.global_step >= self.trainer.estimated_stepping_batches:  # the last: none goes on from it
-            checkpoint["state_dict"] = dict(self.best[1])
+        if self.best["state"]:
+            if self.global_step >= self.trainer.estimated_stepping_batches:  # the last: none goes on from it
+                checkpoint["state_dict"] = dict(self.best["state"])
+            else:
+                checkpoint["best"] = self.best
         super().on_save_checkpoint(checkpoint)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.best = checkpoint.get("best", self.best)
+
     def on_train_end(self) -> None:
-        if self.select_on_labels and self.best[1]:
-            self.load_state_dict(self.best[1])
+        if self.best["state"]:
+            self.load_state_dict(self.best["state"])

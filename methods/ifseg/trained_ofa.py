@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backbones.ofa.loading import ADDED_BY_IFSEG
+from common.errors import UserError
 from common.values import Amount, Share
 from methods.ifseg.ofa_segmenter import OFASegmenter
 from methods.optim import warmup_cosine, with_step_schedule
@@ -48,6 +49,11 @@ class TrainedOFA(OFASegmenter):
     ) -> None:
         super().__init__(**options)
         self.learning_rate, self.weight_decay, self.warmup_share = learning_rate, weight_decay, warmup_share
+        if interpolation < 1 and not self.pretrained_parts:
+            raise UserError(
+                f"interpolation {interpolation} mixes trained weights with pretrained ones, which weights null makes up; "
+                "give weights, or interpolation 1."
+            )
         encoder, decoder = self.ofa.encoder, self.ofa.decoder
         frozen = [encoder.embed_images, encoder.image_proj, encoder.embed_tokens]
         # of text and drawn pictures: they never get a gradient here, which DDP would wait for

@@ -89,11 +89,12 @@ class TokenSegmenter(Segmenter):
             named = torch.full_like(mask, self.vocabulary.ignore_index) if repeat else mask
             labels = majority_labels(token, named, self.vocabulary.num_classes)
             self.oracle.update(labels, named, NO_IMAGE if repeat else index)
-            self.tokens_used.append(len(token.unique()))
+            if not repeat:
+                self.tokens_used.append(len(token.unique()))
         return super().test_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         assert self.oracle is not None
         self.log("test/oracle_miou", self.oracle.result()["miou"].float(), rank_zero_only=True)
-        self.log("test/tokens_used", float(sum(self.tokens_used)) / len(self.tokens_used), sync_dist=True)
+        self.log("test/tokens_used", float(sum(self.tokens_used)) / max(1, len(self.tokens_used)), sync_dist=True)

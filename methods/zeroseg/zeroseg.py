@@ -199,7 +199,7 @@ class ZeroSeg(TokenSegmenter):
         if {height, width} != {side := int(self.student.model.config.image_size)}:
             raise UserError(
                 f"images are {height} x {width}, but ZeroSeg's autoencoder of size '{self.size}' is for {side} x {side}. "
-                f"Set --data.size {side}."
+                f"Set --data.size {side}, and --data.crop centre or random."
             )
         self._compare_with_the_recipe()
         precision = self.trainer.precision_plugin

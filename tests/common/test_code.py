@@ -8,6 +8,8 @@ from pathlib import Path
 
 import common.compat  # noqa: F401
 
+import pytest
+
 from backbones.clip import CLIP
 from common.code import code_files, code_of
 from methods.zeroseg.views import embed_views
@@ -32,6 +34,21 @@ def test_a_makers_files_are_those_it_imports() -> None:
     files = {str(path.relative_to(ROOT)) for path in code_files(training_free)}
     assert "evaluation/label_map.py" in files
     assert not any(name.startswith(("reporting", "methods/ifseg", "methods/zeroseg", "datamodules")) for name in files)
+
+
+def test_relative_imports_of_a_plug_in_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "plug_in" / "inner"
+    inner.mkdir(parents=True)
+    for file, text in (("__init__", ""), ("base", ""), ("inner/__init__", ""), ("inner/net", ""), ("inner/unused", "")):
+        (tmp_path / "plug_in" / f"{file}.py").write_text(text)
+    (inner / "method.py").write_text("from . import net\nfrom ..base import *\n\ndef make(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    make = importlib.import_module("plug_in.inner.method").make
+    assert {str(path.relative_to(tmp_path)) for path in code_files(make)} == {
+        "plug_in/base.py",
+        "plug_in/inner/method.py",
+        "plug_in/inner/net.py",
+    }
 
 
 def test_comments_and_other_methods_change_nothing(tmp_path: Path) -> None:

@@ -522,6 +522,16 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
         FreeSeg(iclip="nowhere.safetensors")
 
 
+@pytest.mark.parametrize("mining", [{}, {"span": "collection", "seen_in": "map"}])
+def test_pictures_of_several_sizes_are_told(mining: dict[str, Any], tmp_path: Path) -> None:
+    for side in (70, 80):
+        Image.fromarray(np.full((side, 90, 3), side, np.uint8)).save(tmp_path / f"{side}.png")
+    whole = {"crop": "none", "train_batch_size": 2, "classes": "shapes16", "num_workers": 0}
+    pictures = DATAMODULES["UnlabeledImages"](str(tmp_path), **whole)
+    with pytest.raises(UserError, match=r"of several sizes, and here all must have one\. Set --data\.crop centre"):
+        lightning.Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET).fit(FreeSeg(masks=None, mining=mining), pictures)
+
+
 def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"the training pictures have no captions\. Set --data\.captions true"):
         lightning.Trainer(default_root_dir=tmp_path, max_steps=1, **QUIET).fit(ICLIP(), data())

@@ -451,7 +451,7 @@ def test_its_own_labels_are_its_smoothed_label_maps(ifseg: Any) -> None:
 
 
 def test_selection_keeps_the_best_validation_and_is_an_oracle(tmp_path: Path) -> None:
-    model: Any = METHODS["IFSeg"](learning_rate=2e-2, select_on_labels=True)  # too large: the last is not the best
+    model: Any = METHODS["IFSeg"](learning_rate=5e-2, select_on_labels=True)  # too large: the last is not the best
     assert model.sees.value.endswith("(oracle)")
     seen: list[tuple[float, torch.Tensor]] = []
     end = model.on_validation_epoch_end
@@ -462,13 +462,20 @@ def test_selection_keeps_the_best_validation_and_is_an_oracle(tmp_path: Path) ->
 
     model.on_validation_epoch_end = remember
     saves = {"enable_checkpointing": True, "callbacks": [PeriodicCheckpoint(1, -1, str(tmp_path))]}
-    small_run(tmp_path, model, max_steps=4, val_check_interval=1, num_sanity_val_steps=0, **saves)
-    assert len(seen) == 4
+    small_run(tmp_path, model, max_steps=5, val_check_interval=1, num_sanity_val_steps=0, **saves)
+    assert len(seen) == 5
     best = max(seen, key=lambda pair: pair[0])
     assert not torch.equal(best[1], seen[-1][1])
     assert torch.equal(model.ofa.encoder.layer_norm.weight, best[1])
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(last["ofa.encoder.layer_norm.weight"], best[1])
+    after_it = tmp_path / "step=4.ckpt"
+    assert [miou for miou, _ in seen].index(best[0]) < 3, "the best comes before the checkpoint that is gone on from"
+    on: Any = METHODS["IFSeg"](learning_rate=5e-2, select_on_labels=True)
+    small_run(tmp_path / "on", on, resume=after_it, max_steps=5, val_check_interval=1, num_sanity_val_steps=0)
+    assert torch.equal(on.ofa.encoder.layer_norm.weight, best[1])
+    with pytest.raises(UserError, match=r"with trainer.limit_val_batches 0 there is none\. Set it to 1\.0"):
+        small_run(tmp_path / "none", METHODS["IFSeg"](select_on_labels=True), max_steps=1, limit_val_batches=0)
 
 
 def test_the_tagging_head_is_read_by_name() -> None:

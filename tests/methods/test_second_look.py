@@ -128,6 +128,19 @@ def test_the_tower_decides_between_maps_that_are_high_on_the_same_thing() -> Non
     assert seen.active.nonzero()[:, 0].tolist() == [3, 4, 5]  # blue was in question, and is not there
 
 
+def test_what_is_not_kept_is_no_background() -> None:
+    maps = torch.tensor([0.1, 0.4, 0.8]).view(1, 1, 1, 3)
+    rules = MiningRules(span="collection", seen_in="regions", foreground=0.5, background=0.2)
+    shown, classes, image = torch.ones(1, 1), torch.tensor([3]), torch.zeros(1, 3, 1, 3)
+
+    def labels(confirmed: Any) -> list[int]:
+        return mine(maps, shown, image, rules, classes, 0, confirmed)[0].labels[0].tolist()
+
+    assert labels(None) == [0, 255, 3]
+    assert labels(lambda i, few, found: few * (few > 0.5)) == [0, 255, 3]
+    assert labels(lambda i, few, found: few * 0) == [0, 255, 255]
+
+
 def test_synonyms_and_batches_change_nothing() -> None:
     image, patches = torch.rand(3, 32, 32), torch.rand(2, 4, 4)
     regions = [(0, torch.rand(32, 32) > 0.5), (1, torch.rand(32, 32) > 0.3), (0, torch.ones(32, 32, dtype=torch.bool))]

@@ -401,7 +401,7 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="crop random change from epoch to epoch"):
         lightning.Trainer(max_steps=1, **QUIET).fit(ZeroSeg(), random)
     whole = DATAMODULES["UnlabeledImages"](str(images), crop="none", train_batch_size=2, num_workers=0)
-    with pytest.raises(UserError, match=r"are of several sizes; nothing can be kept of them\. Set --data\.crop centre"):
+    with pytest.raises(UserError, match=r"are of several sizes; nothing can be kept\. Set --data\.crop centre"):
         lightning.Trainer(max_steps=1, **QUIET).fit(ZeroSeg(), whole)
     centre = DATAMODULES["UnlabeledImages"](str(images), size=64, train_batch_size=1, classes="cat; dog", num_workers=0)
     model = ZeroSeg()
