@@ -172,7 +172,7 @@ class Segmenter(TrainingSteps, EvaluationSteps, ABC):
         return type(self).patch_features is not Segmenter.patch_features
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Tensors kept as attributes go where the weights go: Lightning's ``setup`` asks before the model is on its device."""
+        """Tensors kept as attributes, such as what the words became, go where the weights go."""
         super()._apply(fn, recurse)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
@@ -236,6 +236,7 @@ class Segmenter(TrainingSteps, EvaluationSteps, ABC):
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         vocabulary = getattr(data, "vocabulary", None)
+        self.to(self.device)  # Lightning says before this where the model will be, and moves it there after it
         if vocabulary is not None:
             self.use_vocabulary(vocabulary)
         elif stage != "fit":
