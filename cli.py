@@ -14,6 +14,7 @@ from commands import COMMANDS
 from common import __version__
 from common.distributed import leave_group
 from common.errors import UserError, known
+from common.files import remove_empty_folders
 from common.stopping import end_with_first, stoppable, stopped_by
 
 KEPT = {  # what is there of a command that was stopped
@@ -91,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         if not isinstance(error, UserError) or os.environ.get("ZEROLABEL_DEBUG"):
             raise
+        remove_empty_folders()
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -19,7 +19,7 @@ from commands.compare import CommandLineBuilder, parse_plan
 from commands.errors import plain_errors
 from commands.quiet import quiet
 from common.errors import UserError
-from common.files import atomic_path, shipped
+from common.files import atomic_path, shipped, writable_folder
 from common.values import Within
 from datamodules.pictures import Pictures
 from evaluation.choosing import CRITERIA, Seen, criteria, look, ranking
@@ -50,6 +50,8 @@ def run(arguments: list[str]) -> int:
         Within(1).check("pictures", options.pictures, int)
         plan = read_plan(Path(shipped(options.config)), parse_plan)
         data = Pictures(options.images, options.classes, background=options.config == CONFIG)
+        if options.output:
+            check_file(Path(options.output))
     images = some(data, options.pictures)
     seen = ask(plan, data, images, options.protocol or plan.benchmarks[0].protocol)
     found = criteria(seen, data.vocabulary.num_classes)
@@ -57,6 +59,13 @@ def run(arguments: list[str]) -> int:
     if options.output:
         write(Path(options.output), found)
     return 0
+
+
+def check_file(path: Path) -> None:
+    """Before the rows are asked: that the ranking can be written. Raises UserError if it cannot."""
+    if path.is_dir():
+        raise UserError(f"--output '{path}' is a folder. Name a file in it: --output {path / 'ranking.csv'}")
+    writable_folder(path.parent)
 
 
 def some(data: Pictures, count: int) -> list[Tensor]:

@@ -84,14 +84,16 @@ class ZeroLabelCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.trained and (asked := config.model.class_path.rpartition(".")[2]) != self.trained.method:
             raise UserError(
-                f"checkpoint '{self.trained.checkpoint}' is of another model: it holds a {self.trained.method}, --model says "
+                f"checkpoint '{self.trained.checkpoint}' is of another model: it is of {self.trained.method}, --model says "
                 f"{asked}."
             )
         trainer = config.trainer
         root = writable_folder(trainer.default_root_dir)
         if config.ckpt_path == "last":
-            config.ckpt_path = last = last_checkpoint(root)
-            print(f"going on from '{last}'" if last else f"no checkpoint under '{root}' yet: starting anew", flush=True)
+            method = config.model.class_path.rpartition(".")[2]
+            config.ckpt_path = last = last_checkpoint(root, method)
+            none = f"no checkpoint of {method} under '{root}' yet: starting anew"
+            print(f"going on from '{last}'" if last else none, flush=True)
         if self.subcommand == "predict":
             trainer.logger = False
             if trainer.default_root_dir == RUNS:

@@ -66,6 +66,10 @@ def predict_options(options: list[str]) -> PredictOptions:
     """
     by_default = not NAMES_A_METHOD & {option for option, _ in option_pairs([*options, ""])}
     given, left = taken(options, (*DATA_OPTIONS, *TILE_OPTIONS, "--output", SMOOTH, *NONE_OPTIONS, *EXPORT_OPTIONS), SWITCHES)
+    if by_default and not any(option.startswith("--data") for option, _ in option_pairs([*left, ""])):
+        for name, example in (("--images", "--images holiday/"), ("--classes", '--classes "cat; dog, puppy; sky"')):
+            if name not in given and not {"-h", "--help"} & set(left):
+                raise UserError(f"{name} is missing: say {example}.")
     kept = ["--config", shipped(CONFIG), *left] if by_default else left
     data: dict[str, Any] = {option.removeprefix("--"): given[option] for option in DATA_OPTIONS if option in given}
     data |= {o.removeprefix("--"): number(o, given[o], hint) for o, hint in TILE_OPTIONS.items() if o in given}

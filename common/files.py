@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROOT = Path(__file__).parents[1]  # the checkout, or the folder that a wheel was installed into
+_made: set[Path] = set()
 
 
 def file_name(text: str) -> str:
@@ -120,6 +121,7 @@ def writable_folder(path: Path | str) -> Path:
         UserError: if it cannot be made or written.
     """
     path = Path(path)
+    _made.update(folder for folder in (path, *path.parents) if not folder.exists())
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path):
@@ -127,6 +129,14 @@ def writable_folder(path: Path | str) -> Path:
     except OSError as error:
         raise UserError(f"output folder '{path}' is not writable: {error.strerror}. Choose another one.") from error
     return path
+
+
+def remove_empty_folders() -> None:
+    """Takes back what :func:`writable_folder` made for a command that then failed before it wrote anything."""
+    for folder in sorted(_made, key=lambda folder: len(folder.parts), reverse=True):
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+    _made.clear()
 
 
 def cache_folder(*parts: str) -> Path:

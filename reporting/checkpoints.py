@@ -82,23 +82,33 @@ def default_checkpoints() -> list[ModelCheckpoint]:
     return [PeriodicCheckpoint(), best]
 
 
-def last_checkpoint(root: Path) -> Path | None:
-    """The newest checkpoint of the newest run below ``root``; None without one.
+def last_checkpoint(root: Path, method: str | None = None) -> Path | None:
+    """The newest checkpoint of the newest run below ``root``, of one method if its name is given; None without one.
 
     Raises:
         UserError: it is broken.
     """
-    whole = {path.resolve() for path in root.glob("*/checkpoints/[!.]*.ckpt")}  # a dot: what a killed run was writing
+    # a run's folder, or W&B's of a project and a run; files with a dot are what a killed run was writing
+    places = ("*/checkpoints/[!.]*.ckpt", "*/*/checkpoints/[!.]*.ckpt")
+    whole = {path.resolve() for place in places for path in root.glob(place)}
     written = {}
     for path in whole:
         with suppress(FileNotFoundError):  # a run that still goes on has replaced it
             written[path] = path.stat().st_mtime_ns
     found = sorted(written, key=lambda path: written[path])
-    if not found:
-        return None
-    try:
-        read_checkpoint(found[-1], mmap=True, map_location="meta")
-    except UserError as error:
-        before = f"Give the one before it: --ckpt_path '{found[-2]}'." if len(found) > 1 else "There is no other; start anew."
-        raise UserError(f"{error} {before}") from error
-    return found[-1]
+    while found:
+        newest = found.pop()
+        try:
+            checkpoint = read_checkpoint(newest, mmap=True, map_location="meta")
+        except UserError as error:
+            before = f"Give the one before it: --ckpt_path '{found[-1]}'." if found else "There is no other; start anew."
+            raise UserError(f"{error} {before}") from error
+        if method is None or class_of(checkpoint) in ("", method):
+            return newest
+    return None
+
+
+def class_of(checkpoint: Any) -> str:
+    """The method's class as the command line wrote it into a checkpoint; empty for one from Python."""
+    written = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
+    return str(written.get("_class_path", "")).rpartition(".")[2]

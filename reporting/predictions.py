@@ -25,6 +25,8 @@ from evaluation.vocabulary import Vocabulary
 from reporting.prediction_pages import write_pages
 from reporting.shares import Shares
 
+ROWS = "predictions.json"
+
 
 class SavePredictions(Callback):
     """Writes ``labels/NAME.png`` (indexed palette), ``overlays/NAME.png``, ``predictions.json`` and ``predictions.html``.
@@ -52,6 +54,8 @@ class SavePredictions(Callback):
 
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         writable_folder(self.folder)
+        if trainer.is_global_zero and (self.folder / ROWS).is_file():
+            print(f"note: '{self.folder}' holds an earlier predict. Its label maps stay, {ROWS} and the page are replaced.")
 
     def on_predict_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -116,7 +120,7 @@ def save_rows(
         "pictures": rows,
         "failed": [{"picture": name, "error": error} for name, error in failed],
     }
-    with atomic_path(folder / "predictions.json") as path:
+    with atomic_path(folder / ROWS) as path:
         path.write_text(json.dumps(content, indent=1))
 
 

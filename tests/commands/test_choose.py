@@ -105,6 +105,7 @@ def test_the_same_row_twice_agrees_with_itself(tmp_path: Path) -> None:
         (ROWS, ["--pictures", "0"], "pictures is 0"),
         (ROWS, ["--protocol", "nonsense"], "unknown protocol 'nonsense'"),
         (ROWS, ["--classes", ""], "class"),
+        (ROWS, ["--output", "tests"], "--output 'tests' is a folder. Name a file in it: --output tests/ranking.csv"),
     ],
 )
 def test_mistakes_are_one_line(

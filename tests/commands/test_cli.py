@@ -112,6 +112,8 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         (["predict", *SCLIP, "--images", "/nowhere", "--classes", "cat", "--output", "runs"], "'/nowhere' does not exist"),
         (["predict", *SCLIP, "--images", "tests", "--classes", "cat", "--output", "runs"], "no pictures found in 'tests'"),
         (["predict", *SCLIP, "--images"], "--images needs a value"),
+        (["predict", "--images", "tests"], '--classes is missing: say --classes "cat; dog'),
+        (["predict", "--classes", "cat"], "--images is missing: say --images"),
         (["fit", *SCLIP], "TrainingFree needs no training; use test, predict or compare"),
         (["test", *SCLIP, "--trainer.precision=16-true", "--trainer.plugins=null", "--trainer.devices=0"], "devices"),
         (["compare", "--config", "absent.yaml"], "'absent.yaml' does not exist"),
@@ -143,6 +145,23 @@ def test_bad_classes(classes: str, message: str, tmp_path: Path, capsys: pytest.
     make_pictures(tmp_path / "in")
     options = ["--images", str(tmp_path / "in"), "--classes", classes, "--output", str(tmp_path / "out")]
     assert message in fails(capsys, "predict", *SCLIP, *options)
+
+
+@pytest.mark.parametrize("command", ["predict", "compare", "report"])
+def test_a_mistake_leaves_no_empty_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    voc = {"name": "b", "data": "VOC", "options": {"root": str(tmp_path / "absent")}, "protocol": "sclip"}
+    plan = {"title": "t", "methods": [{"name": "m", "config": SCLIP[1]}], "benchmarks": [voc]}
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    options = {
+        "predict": [*SCLIP, "--images", str(tmp_path / "absent"), "--classes", "cat"],
+        "compare": ["--config", str(tmp_path / "plan.yaml")],
+        "report": [str(tmp_path / "absent")],
+    }[command]
+    fails(capsys, command, *options, "--output", str(tmp_path / "new" / "out"))
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.yaml"]
+    (tmp_path / "old").mkdir()
+    fails(capsys, command, *options, "--output", str(tmp_path / "old"))
+    assert (tmp_path / "old").is_dir()
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +216,7 @@ def test_the_command_line_beats_the_checkpoint(trained: Path, tmp_path: Path) ->
 def test_a_checkpoint_of_another_model(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model=LinearProbe", f"--trainer.default_root_dir={tmp_path}", "--data=Shapes", *SMALL]
     message = fails(capsys, "test", "--ckpt_path", str(trained), *options)
-    assert f"checkpoint '{trained}' is of another model: it holds a CaptionPretraining, --model says LinearProbe" in message
+    assert f"checkpoint '{trained}' is of another model: it is of CaptionPretraining, --model says LinearProbe" in message
 
 
 def test_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

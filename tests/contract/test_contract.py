@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -97,7 +98,7 @@ def test_scores_have_a_row_per_word_at_any_size(method: type[Segmenter], vocabul
 
 
 def test_all_it_holds_moves_to_another_device(method: type[Segmenter]) -> None:
-    """Lightning's ``setup``, where the words are asked, comes before it moves a model to its GPU."""
+    """Also what is no buffer: words are asked before ``model.cuda()`` as well as after."""
     model = method()
     model.use_vocabulary(Vocabulary.load("shapes13"))
     assert model.class_of_word.device.type == "cpu"
@@ -105,6 +106,16 @@ def test_all_it_holds_moves_to_another_device(method: type[Segmenter]) -> None:
     held = [(f"{path}.{name}", value) for path, part in model.named_modules() for name, value in vars(part).items()]
     left = {name for name, value in held for tensor in _tensors(value) if not tensor.is_meta}
     assert left <= {".before"}
+
+
+def test_words_are_embedded_where_the_model_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before ``setup`` Lightning says that the model is on the GPU, and moves it there after it."""
+    model, found = METHODS["IFSeg"](), []
+    monkeypatch.setattr(model, "use_vocabulary", lambda _: found.append({p.device.type for p in model.parameters()}))
+    model._device = torch.device("meta")
+    model._trainer = SimpleNamespace(datamodule=SimpleNamespace(vocabulary=Vocabulary.load("shapes13")))
+    model.setup("test")
+    assert found == [{"meta"}]
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

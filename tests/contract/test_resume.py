@@ -146,7 +146,7 @@ def test_two_processes_go_on(tmp_path: Path) -> None:
 
 def test_last_without_a_run_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command(tmp_path, "--ckpt_path=last", "--trainer.max_steps=1")) == 0
-    assert f"no checkpoint under '{tmp_path}' yet: starting anew" in capsys.readouterr().out
+    assert f"under '{tmp_path}' yet: starting anew" in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(
@@ -188,6 +188,20 @@ def test_a_checkpoint_that_a_run_is_replacing_is_passed_over(tmp_path: Path) -> 
     assert last_checkpoint(tmp_path) is None
     torch.save({"state_dict": {}}, folder / "step=1.ckpt")
     assert last_checkpoint(tmp_path) == folder / "step=1.ckpt"
+
+
+def test_the_last_checkpoint_is_the_methods_own_wherever_its_logger_puts_it(tmp_path: Path) -> None:
+    places = {"IFSeg": "lightning_logs/uml65oy2", "FreeSeg": "fit-1", "": "fit-2"}  # the first: W&B's
+    files = {method: tmp_path / place / "checkpoints" / "step=1.ckpt" for method, place in places.items()}
+    for second, (method, file) in enumerate(files.items()):
+        file.parent.mkdir(parents=True)
+        torch.save({"hyper_parameters": {"_class_path": f"methods.{method}"} if method else {}}, file)
+        os.utime(file, (second, second))
+    assert last_checkpoint(tmp_path, "ZeroSeg") == last_checkpoint(tmp_path) == files[""]  # made in Python: it may be any
+    files[""].unlink()
+    assert last_checkpoint(tmp_path) == last_checkpoint(tmp_path, "FreeSeg") == files["FreeSeg"]
+    assert last_checkpoint(tmp_path, "IFSeg") == files["IFSeg"]
+    assert last_checkpoint(tmp_path, "ZeroSeg") is None
 
 
 def test_learners_of_every_kind_are_tried() -> None:
