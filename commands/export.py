@@ -16,7 +16,7 @@ from commands.lightning import RUNS
 from commands.predict_options import CONFIG, NAMES_A_METHOD, TOWER
 from commands.quiet import quiet
 from commands.trained import build_trained
-from common.arguments import option_pairs, taken
+from common.arguments import option_pairs, required, taken
 from common.errors import UserError, known
 from common.files import shipped
 from methods.deployed import graph_of, legend
@@ -86,9 +86,7 @@ def export_options(arguments: list[str]) -> ExportOptions:
         UserError: an option without a value, or one that is missing.
     """
     given, model = taken(arguments, OWN, ("--quantise",))
-    for name, example in (("--classes", '--classes "cat; dog"'), ("--output", "--output model.onnx")):
-        if name not in given:
-            raise UserError(f"{name} is missing: say {example}.")
+    required(given, classes='"cat; dog"', output="model.onnx")
     quantise = known("value of --quantise", given.get("--quantise", "false"), ("true", "false")) == "true"
     return ExportOptions(given["--classes"], Path(given["--output"]), given.get("--ckpt_path"), quantise, model)
 

@@ -82,15 +82,15 @@ class ZeroLabelCLI(LightningCLI):
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
-        if self.trained and (asked := config.model.class_path.rpartition(".")[2]) != self.trained.method:
+        method = config.model.class_path.rpartition(".")[2]
+        if self.trained and method != self.trained.method:
             raise UserError(
                 f"checkpoint '{self.trained.checkpoint}' is of another model: it is of {self.trained.method}, --model says "
-                f"{asked}."
+                f"{method}."
             )
         trainer = config.trainer
         root = writable_folder(trainer.default_root_dir)
         if config.ckpt_path == "last":
-            method = config.model.class_path.rpartition(".")[2]
             config.ckpt_path = last = last_checkpoint(root, method)
             none = f"no checkpoint of {method} under '{root}' yet: starting anew"
             print(f"going on from '{last}'" if last else none, flush=True)

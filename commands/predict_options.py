@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.callbacks import Callback
 
 from commands.export_options import EXPORT_OPTIONS, SWITCHES, exports_of, number
-from common.arguments import option_pairs, taken
+from common.arguments import option_pairs, required, taken
 from common.errors import UserError
 from common.files import shipped
 from common.values import Natural, Share
@@ -66,10 +66,8 @@ def predict_options(options: list[str]) -> PredictOptions:
     """
     by_default = not NAMES_A_METHOD & {option for option, _ in option_pairs([*options, ""])}
     given, left = taken(options, (*DATA_OPTIONS, *TILE_OPTIONS, "--output", SMOOTH, *NONE_OPTIONS, *EXPORT_OPTIONS), SWITCHES)
-    if by_default and not any(option.startswith("--data") for option, _ in option_pairs([*left, ""])):
-        for name, example in (("--images", "--images holiday/"), ("--classes", '--classes "cat; dog, puppy; sky"')):
-            if name not in given and not {"-h", "--help"} & set(left):
-                raise UserError(f"{name} is missing: say {example}.")
+    if by_default and not any(word.startswith(("--data", "--help")) for word in left):
+        required(given, images="holiday/", classes='"cat; dog, puppy; sky"')
     kept = ["--config", shipped(CONFIG), *left] if by_default else left
     data: dict[str, Any] = {option.removeprefix("--"): given[option] for option in DATA_OPTIONS if option in given}
     data |= {o.removeprefix("--"): number(o, given[o], hint) for o, hint in TILE_OPTIONS.items() if o in given}

@@ -14,6 +14,13 @@ def option_pairs(arguments: list[str]) -> list[tuple[str, str]]:
     return [(option, value) for option, value in pairwise(words) if option.startswith("-")]
 
 
+def required(given: Collection[str], **examples: str) -> None:
+    """Raises a UserError for the first option, by its name, that is not given; the example says how it would be."""
+    for name, example in examples.items():
+        if f"--{name}" not in given:
+            raise UserError(f"--{name} is missing: say --{name} {example}.")
+
+
 def taken(arguments: list[str], own: Collection[str], switches: Collection[str] = ()) -> tuple[dict[str, str], list[str]]:
     """The values of a command's own options, the last of each, and the words that are left.
 

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from common.distributed import gathered
 from common.errors import UserError
 from common.files import atomic_path, cache_folder, save_tensors
 
@@ -96,6 +97,11 @@ class Kept:
             self.say_damaged(key)
             return None
         return entry
+
+    def read_by_all(self, key: str) -> Entry | None:
+        """The entry on every process, or None on all where one has none: machines with caches of their own may differ."""
+        everyone = gathered([self.read(key)])
+        return None if None in everyone else everyone[0]
 
     def write(self, key: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> bool:
         """Keeps an entry; returns whether it could be written.

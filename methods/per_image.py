@@ -160,17 +160,15 @@ def _together(images: list[Tensor]) -> Images:
     return torch.stack(images) if len({image.shape for image in images}) == 1 else images
 
 
-def stacked(images: Images) -> Tensor:
-    """(B, 3, H, W).
+def of_one_size(images: Images) -> Tensor:
+    """(B, 3, S, S), as batches are but of several sizes, which are lists.
 
     Raises:
         UserError: they are of several sizes.
     """
-    if isinstance(images, Tensor):
-        return images
-    if len({image.shape for image in images}) > 1:
+    if isinstance(images, list):
         raise UserError("the training pictures are of several sizes, and here all must have one. Set --data.crop centre.")
-    return torch.stack(images)
+    return images
 
 
 def array_bytes(arrays: Tensor) -> list[bytes]:

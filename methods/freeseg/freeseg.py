@@ -45,7 +45,7 @@ from methods.freeseg.second_look import SecondLook
 from methods.freeseg.similarity import SimilarityMaker
 from methods.map_loss import position_among
 from methods.optim import adamw, warmup_cosine, with_step_schedule
-from methods.per_image import PerImage, StillImages, image_batches, stacked
+from methods.per_image import PerImage, StillImages, image_batches, of_one_size
 from methods.supervision import Supervision
 
 
@@ -153,7 +153,7 @@ class FreeSeg(MiningCLIP):
             if self.mining.span == "collection":
                 first = range(min(MEASURED, len(images)))
                 self.measure_reach(
-                    lambda: (stacked(some) for some in image_batches(images, first, workers)),
+                    lambda: (of_one_size(some) for some in image_batches(images, first, workers)),
                     None if self.masks is None else _key_of_reach(settings, images),
                 )
             memory.limit = memory.bytes  # what is measured is mined, too; the others come once
@@ -164,7 +164,7 @@ class FreeSeg(MiningCLIP):
         settings["rules"] = asdict(self.mining) | {"background of": self.vocabulary.background}
         settings["reach"] = [None if of is None else state_hash(asdict(of)) for of in (self.reach, self.verdicts)]
         masks = PerImage("masks", folder, settings, images, "--model.masks")
-        if masks.fill(lambda some: [encode(mask) for mask in self.mine(stacked(some))], workers):
+        if masks.fill(lambda some: [encode(mask) for mask in self.mine(of_one_size(some))], workers):
             self.mined = masks
             classes = self.class_of_word.unique().tolist()
             self._report(statistics_of(masks, {train_id: self.vocabulary.names[train_id] for train_id in classes}))
@@ -209,7 +209,7 @@ class FreeSeg(MiningCLIP):
     # Training ----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        images = stacked(batch["image"])
+        images = of_one_size(batch["image"])
         mined = self.mine(images) if self.mined is None else self._kept(self.mined, batch["index"].tolist(), images)
         labels = torch.stack([one.labels for one in mined]).to(self.device)
         classes = self.class_of_word.unique()

@@ -61,11 +61,9 @@ def statistics_of(masks: PerImage, names: Mapping[int, str]) -> MaskStatistics:
     """Of the classes with these train ids; counted once, shared among the processes, and kept if every mask is there."""
     store = Kept("mask-statistics")
     key = key_of(masks=masks.key, pictures=joined([masks.records.pictures]), names=[*names.items()])
-    entry = store.read(key)
-    known = entry is not None and set(entry.note) == {field.name for field in fields(MaskStatistics)}
-    everyone = gathered([entry.note if entry is not None and known else None])  # caches of several machines may differ
-    if None not in everyone:
-        return MaskStatistics(**everyone[0])
+    entry = store.read_by_all(key)
+    if entry is not None and set(entry.note) == {field.name for field in fields(MaskStatistics)}:
+        return MaskStatistics(**entry.note)
     rank, world = rank_and_world()
     shares, total = [], np.zeros(IGNORED + 1, np.int64)
     for index in range(rank, len(masks.records.pictures), world):

@@ -189,10 +189,10 @@ def partial_pixel(maps_PHW: Tensor, rules: MiningRules, has_background: bool = T
     ``all_PHW`` are the maps before a second look, where there was one: what it did not keep is no background for that.
     """
     highest, chosen = maps_PHW.max(0)
-    shown = highest if all_PHW is None else all_PHW.amax(0)
     if not rules.partial_pixel:
         return chosen
     foreground, background = rules.foreground, rules.background if has_background else None
+    shown = highest if background is None or all_PHW is None else all_PHW.amax(0)
     if rules.quantiles:
         foreground = float(highest.float().quantile(1 - rules.foreground))
         background = None if background is None else float(shown.float().quantile(background))

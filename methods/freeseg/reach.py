@@ -72,11 +72,9 @@ def over_collection(
         UserError: no image.
     """
     store = Kept("reach")
-    entry = None if key is None else store.read(key)
-    everyone = gathered([None if entry is None else entry.tensors])
-    if None not in everyone:
-        found: dict[str, Tensor] = everyone[0]
-        return found
+    entry = None if key is None else store.read_by_all(key)
+    if entry is not None:
+        return entry.tensors
     rank, world = rank_and_world()
     seen: list[T] = []
     with Progress(disable=rank != 0, transient=True) as progress:

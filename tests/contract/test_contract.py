@@ -126,7 +126,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
         return [tensor for part in value.values() for tensor in _tensors(part)]
     if isinstance(value, list | tuple | set):
         return [tensor for part in value for tensor in _tensors(part)]
-    own = isinstance(value, object) and type(value).__module__.split(".")[0] in ("methods", "backbones", "evaluation")
+    own = type(value).__module__.split(".")[0] in ("methods", "backbones", "evaluation")
     return _tensors(vars(value)) if own and hasattr(value, "__dict__") and not isinstance(value, torch.nn.Module) else []
 
 

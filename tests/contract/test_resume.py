@@ -146,7 +146,7 @@ def test_two_processes_go_on(tmp_path: Path) -> None:
 
 def test_last_without_a_run_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command(tmp_path, "--ckpt_path=last", "--trainer.max_steps=1")) == 0
-    assert f"under '{tmp_path}' yet: starting anew" in capsys.readouterr().out
+    assert f"no checkpoint of LinearProbe under '{tmp_path}' yet: starting anew" in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(
