@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -22,12 +23,15 @@ def check_trainer(accelerator: Any, strategy: Any, devices: Any) -> None:
     """Checks the values of these options of the trainer; objects and numbers that Lightning knows better are left to it.
 
     Raises:
-        UserError: an unknown name, or far more processes than cores.
+        UserError: an unknown name, what is no number of devices, or far more processes than cores.
     """
     if isinstance(accelerator, str):
         known("accelerator", accelerator, ["auto", "gpu", *AcceleratorRegistry.available_accelerators()])
     if isinstance(strategy, str):
         known("strategy", strategy, ["auto", *StrategyRegistry.available_strategies()])
+    listed = devices if isinstance(devices, list) else [] if devices is None else str(devices).split(",")
+    if wrong := [one for one in listed if not re.fullmatch(r"auto|\s*-?\d*\s*", str(one))]:
+        raise UserError(f"devices is {wrong[0]!r}; it must be a whole number, a list of them such as '0,1', or auto.")
     if on_cpu(accelerator):
         check_processes(devices)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +11,14 @@ import common.compat  # noqa: F401  (must come before lightning)
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-import datamodules
-import methods
 from commands.network import OFFLINE, offline_hint
-from common.errors import UserError, causes, known
+from commands.option_errors import explain
+from common.errors import UserError, causes
 
 LOADER_ENDED = (
     "a loader process ended ({}), most often for want of memory. Go on with --ckpt_path last, and fewer of them: "
     "--data.num_workers 0."
 )
-MISSING = "{} missing: give a config, such as --config configs/training_free/sclip.yaml, or a name that 'zerolabel list' shows."
 
 
 @contextmanager
@@ -58,22 +55,3 @@ def explain_runtime_error(message: str) -> str | None:
     if any(sign in message for sign in ("Connection closed by peer", "Connection reset by peer", "NCCL error", "Broken pipe")):
         return f"another process of this run ended ({text}). Its own message says why; go on with --ckpt_path last."
     return None
-
-
-def explain(message: str) -> str:
-    """One line of jsonargparse's message; an unknown class or choice is answered with the known ones."""
-    missing = re.search(r"arguments are required: (.*)", message)
-    if missing and (absent := {"model", "data"} & {name.rpartition(".")[2] for name in re.split(r",\s*", missing[1].strip())}):
-        named = " and ".join(f"--{name}" for name in sorted(absent, reverse=True))
-        return f"{named} {MISSING.format('is' if len(absent) == 1 else 'are')}"
-    chosen = re.search(r'[Pp]arser key "(\w+)":\s+Expected a typing\.Literal\[([^\]]*)\]\. Got value: (\S+)', message)
-    if chosen:
-        known(chosen[1], chosen[3].rstrip("."), re.findall(r"'([^']*)'", chosen[2]))
-    key = re.search(r'[Pp]arser key "(?:plan\.)?(\w+)', message)
-    name = re.search(r"Expected a dot import path string: (\w+)", message)
-    if key and name and key[1] in ("model", "data"):
-        kind, names = ("method", methods.METHODS) if key[1] == "model" else ("datamodule", datamodules.DATAMODULES)
-        known(kind, name[1], names)
-    noise = ("Expected a <class 'NoneType'>", "Subtypes:", "Given value", "Does not validate", "Errors:", "Expected a path but")
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith(noise))[:500]

@@ -69,7 +69,7 @@ def checkpoint_of(options: list[str], folder: Path) -> Trained | None:
     if path is None or path in ("last", "best", "hpc", "registry", "null"):
         return None
     if not Path(path).is_file():
-        raise UserError(f"checkpoint '{path}' does not exist.")
+        raise UserError(f"checkpoint '{path}' does not exist. 'fit' keeps some in its run's folder; last is the newest.")
     checkpoint = read_checkpoint(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("hyper_parameters"), dict):
         raise UserError(f"checkpoint '{path}' cannot be read: it is not one that zerolabel wrote.")

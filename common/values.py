@@ -28,14 +28,16 @@ class Within:
         """Raises UserError for what is no number of the kind (int or float), or outside."""
         fits = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
         if not fits or not self.low <= value <= self.high:
-            span = f"from {self.low:g}" + (f" to {self.high:g}" if self.high < math.inf else " up")
-            raise UserError(f"{name} is {value!r}; it must be a {'whole ' if kind is int else ''}number {span}.")
+            span = f" from {self.low:g}" + (f" to {self.high:g}" if self.high < math.inf else " up")
+            span = "" if self.low == -math.inf else span
+            raise UserError(f"{name} is {value!r}; it must be a {'whole ' if kind is int else ''}number{span}.")
 
 
 Count = Annotated[int, Within(1)]  # of what there must be some
 Natural = Annotated[int, Within(0)]  # a seed, or of what there may be none
 Amount = Annotated[float, Within(0)]  # such as a learning rate
 Share = Annotated[float, Within(0, 1)]
+Number = Annotated[float, Within(-math.inf)]
 
 
 def check_values(cls: type, base: type, values: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from datamodules.reading.files import Files
 from evaluation.vocabulary import Vocabulary
 
 LISTED = 5  # names that an error shows
+IDS_HINT = " --data.ids says what values mean: '{0: background, 7: cat, 9: 255}', with 255 for what is not counted."
 MASK_SUFFIXES = {".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -82,7 +83,7 @@ class Folder(DataModule):
         _complete(names - labels.known(), f"'{self.images}' holds", f"without a mask '{self.mask_name}' in '{self.masks}'")
         if self.listing is None:
             _complete(labels.known() - names, f"'{self.masks}' holds masks of", f"of which '{self.images}' has no picture")
-        return LabelledPictures(sorted(names), images, labels, self.vocabulary, f"'{self.images}'")
+        return LabelledPictures(sorted(names), images, labels, self.vocabulary, f"'{self.images}'", IDS_HINT)
 
     def benchmark(self, split: str) -> LabelledPictures:
         """The same pictures for validation and test."""

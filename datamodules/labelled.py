@@ -82,11 +82,14 @@ class LabelledPictures(Benchmark):
         labels: their labels.
         vocabulary: the label space that they are mapped to.
         source: the split's list, for messages.
+        hint: the way out, after the message about a value that the label space does not have.
     """
 
-    def __init__(self, names: list[str], pictures: FilePattern, labels: Labels, vocabulary: Any, source: str) -> None:
+    def __init__(
+        self, names: list[str], pictures: FilePattern, labels: Labels, vocabulary: Any, source: str, hint: str = ""
+    ) -> None:
         self.names, self.pictures, self.labels = names, pictures, labels
-        self.vocabulary, self.source = vocabulary, source
+        self.vocabulary, self.source, self.hint = vocabulary, source, hint
 
     def __len__(self) -> int:
         return len(self.names)
@@ -130,13 +133,14 @@ class LabelledPictures(Benchmark):
         try:
             return torch.from_numpy(np.ascontiguousarray(self.vocabulary.to_train_ids(values)))
         except UserError as error:
-            raise UserError(f"mask '{self.labels.path(name)}': {error}") from error
+            raise UserError(f"mask '{self.labels.path(name)}': {error}{self.hint}") from error
 
     def __getitem__(self, index: int) -> Item:
         image, mask = self.image(index), self.mask(index)
         if mask.shape != image.shape[1:]:
             path = self.labels.path(self.names[index])
-            raise UserError(f"mask '{path}' is {tuple(mask.shape)} but its picture is {tuple(image.shape[1:])}.")
+            sizes = f"{tuple(mask.shape)} but its picture is {tuple(image.shape[1:])}"
+            raise UserError(f"mask '{path}' is {sizes}. Is it of another picture?")
         return {"image": image, "mask": mask, "name": self.names[index], "index": index}
 
 

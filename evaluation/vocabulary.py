@@ -5,9 +5,10 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +194,8 @@ class Vocabulary:
         table[list(self.label_ids)] = list(self.label_ids.values())
         mapped = table[labels if labels.dtype == np.uint8 else np.minimum(labels, len(table) - 1)]
         if (mapped < 0).any():
-            raise UserError(f"mask value {labels[mapped < 0].flat[0]} is not in the label space '{self.name}'.")
+            value, has = labels[mapped < 0].flat[0], _spans(self.label_ids)
+            raise UserError(f"mask value {value} is not in the label space '{self.name}', which has {has}.")
         return mapped.astype(np.uint8)
 
     @cached_property
@@ -250,6 +252,12 @@ def read_vocabulary(path: Path) -> Vocabulary:
         raise UserError(
             f"vocabulary file '{path}' is not as it should be ({reason}); it needs at least 'names: [...]'."
         ) from error
+
+
+def _spans(ids: Iterable[int]) -> str:
+    """``0 to 20, 255``."""
+    runs = [[one for _, one in run] for _, run in groupby(enumerate(sorted(ids)), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _spread_bits(ids: NDArray[np.int64]) -> NDArray[np.uint8]:

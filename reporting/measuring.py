@@ -64,7 +64,7 @@ class Measuring:
         self.kept = Kept("results", output / "kept", required=True)
         self.fits = Fits(output / "fits", devices)
         self.memory = TokenMemory(0)  # of a method's towers, over its benchmarks
-        self.data = {entry.name: builder.data(entry) for entry in plan.benchmarks}
+        self.data = {entry.name: self._data(entry) for entry in plan.benchmarks}
         for data in self.data.values():
             data.prepare_data()
         self.content = content or {name: data.benchmark("test").content() for name, data in self.data.items()}
@@ -85,6 +85,12 @@ class Measuring:
                 if method.fit:
                     trainings[method.name] = trained_by(configuration(method), made.read_options)
         return trainings
+
+    def _data(self, entry: BenchmarkEntry) -> Any:
+        try:
+            return self.builder.data(entry)
+        except UserError as error:
+            raise UserError(f"benchmark '{entry.name}': {error}") from error
 
     def _check(self, method: MethodEntry) -> Any:
         """The method's class."""

@@ -85,7 +85,8 @@ class SavePredictions(Callback):
         save_rows(self.folder, pl_module.vocabulary, pl_module.protocol, self.rows, self.failed, self.notes)
         write_pages(self.folder, trainer.datamodule.root, self.rows, pl_module.vocabulary, self.done)
         print(f"{self.done} segmented: label maps, overlays and predictions.json are in {self.folder};")
-        print(f"look at {self.folder / 'predictions.html'}")
+        if self.rows:
+            print(f"look at {self.folder / 'predictions.html'}")
         for _, error in self.failed:
             print(f"error: {error}", file=sys.stderr)
         if self.failed:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from common.batch import IGNORED
-from common.errors import UserError, known
+from common.errors import UserError
+from common.values import Amount, Count, Natural, Number, Share, check_values
 from evaluation.refine import Pamr
 from methods.freeseg.reach import Reach
 from methods.freeseg.similarity import Sign, itsm, signed
@@ -60,32 +61,30 @@ class MiningRules:
         pamr: iterations of dense refinement along the picture's edges; 0 for none.
     """
 
-    positive: float = 0.16
-    negative: float = 0.032
+    positive: Amount = 0.16
+    negative: Amount = 0.032
     seen_in: Seen = "picture"
-    max_classes: int = 7
-    foreground: float = 0.7
-    background: float | None = None
-    margin: float = 0.3
+    max_classes: Count = 7
+    foreground: Number = 0.7
+    background: Number | None = None
+    margin: Number = 0.3
     small_things: bool = False
     quantiles: bool = False
     partial_label: bool = True
     partial_pixel: bool = True
-    min_labelled_share: float = 0.02
+    min_labelled_share: Share = 0.02
     span: Span = "picture"
     sign: Sign = "raw"
     smooth: bool = False
-    pamr: int = 0
+    pamr: Natural = 0
 
     def __post_init__(self) -> None:
-        known("sign of the similarity map", self.sign, get_args(Sign))
-        known("place where mining's classes are seen", self.seen_in, get_args(Seen))
-        known("span of the similarity map", self.span, get_args(Span))
+        check_values(type(self), type(self), vars(self))
         if self.seen_in == "map" and self.span == "picture":
             raise UserError("mining: seen_in map compares maps, which all reach 1 under span picture. Set span collection.")
         if self.seen_in == "regions" and self.span != "collection":
             raise UserError(f"mining: seen_in regions compares over a collection, span is {self.span}. Set span collection.")
-        if not 0 <= self.negative <= self.positive:
+        if self.negative > self.positive:
             raise UserError(f"mining: 0 <= negative {self.negative} <= positive {self.positive} must hold.")
 
 

@@ -270,6 +270,12 @@ def test_mining_paints_classes_and_leaves_the_rest() -> None:
         MiningRules(negative=0.5, positive=0.1)
     with pytest.raises(UserError, match=r"seen_in map compares maps, .* Set span collection"):
         MiningRules(seen_in="map")
+    with pytest.raises(UserError, match=r"unknown span 'all'\. Known: collection, none, picture"):
+        MiningRules(span="all")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="pamr of MiningRules is 'ten'; it must be a whole number from 0 up"):
+        MiningRules(pamr="ten")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"margin of MiningRules is None; it must be a number\."):
+        MiningRules(margin=None)  # type: ignore[arg-type]
 
 
 def test_what_is_kept_of_a_mask_is_the_mask() -> None:
