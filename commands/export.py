@@ -103,6 +103,8 @@ def method_of(asked: ExportOptions) -> Any:
     words = {"images": __file__, "classes": asked.classes, "background": asked.by_default}  # some file, for none is read
     data = "--data=" + json.dumps({"class_path": "Pictures", "init_args": words})
     cli = build_trained([*default, *asked.model, data, *NO_RUN], checkpoint)
+    if cli.model.no_graph:  # whatever its words
+        raise UserError(f"{type(cli.model).__name__} cannot be exported: {cli.model.no_graph}")
     cli.model.use_vocabulary(cli.datamodule.vocabulary)
     return cli.model
 

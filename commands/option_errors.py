@@ -36,6 +36,9 @@ def explain(message: str) -> str:
     if missing and (absent := {"model", "data"} & {name.rpartition(".")[2] for name in re.split(r",\s*", missing[1].strip())}):
         named = " and ".join(f"--{name}" for name in sorted(absent, reverse=True))
         return f"{named} {MISSING.format('is' if len(absent) == 1 else 'are')}"
+    if missing:
+        names = [name if "." in name else f"--{name}" for name in re.split(r",\s*", missing[1].strip())]
+        return f"{', '.join(names).replace('plan.', '')} {'is' if len(names) == 1 else 'are'} missing; see --help."
     option = ".".join(re.findall(r'arser key "([\w.]+)":', message)).removeprefix("plan.")
     class_path = re.findall(r"given class_path '([\w.]+)'", message)
     _check_names(message, option, class_path[-1] if class_path else "")

@@ -20,6 +20,7 @@ from evaluation.vocabulary import Vocabulary
 
 LISTED = 5  # names that an error shows
 IDS_HINT = " --data.ids says what values mean: '{0: background, 7: cat, 9: 255}', with 255 for what is not counted."
+NOT_NAMED = "which --data.colours does not name; what is not counted goes by 255: '{255: \"#ffffff\", cat: ...}'."
 MASK_SUFFIXES = {".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -66,7 +67,7 @@ class Folder(DataModule):
             self.colours = {colour_code(text): train_id(vocabulary, name) for name, text in colours.items()}
 
     def describe(self) -> str:
-        return f"{super().describe()}, {self.images}" + (f", {self.listing}" if self.listing else "")
+        return f"{super().describe()}, {self.images}, {self.masks}" + (f", {self.listing}" if self.listing else "")
 
     @cached_property
     def pictures(self) -> LabelledPictures:
@@ -132,7 +133,7 @@ class OwnMasks(FoundFiles):
         codes = decode_colours(self.bytes(name), self.path(name))
         found, where = np.unique(codes, return_inverse=True)
         if unknown := [code for code in found.tolist() if code not in self.colours]:
-            raise UserError(f"mask '{self.path(name)}' holds the colour #{unknown[0]:06x}, which --data.colours does not name.")
+            raise UserError(f"mask '{self.path(name)}' holds the colour #{unknown[0]:06x}, {NOT_NAMED}")
         return np.array([self.colours[code] for code in found.tolist()], np.uint8)[where].reshape(codes.shape)
 
 

@@ -81,7 +81,8 @@ class UnlabeledImages(TrainingData):
     def train_dataloader(self) -> TrainingLoader:
         source = self.source()
         if len(source) < self.train_batch_size:
-            raise UserError(f"'{self.images}' holds {len(source)} pictures, fewer than a batch of {self.train_batch_size}.")
+            held = f"holds {len(source)} pictures, fewer than a batch of {self.train_batch_size}"
+            raise UserError(f"'{self.images}' {held}. Set --data.train_batch_size to {len(source)} or less.")
         dataset = UnlabeledPictures(source, self)
         return TrainingLoader(dataset, self.train_batch_size, self.seed, self.num_workers, source.shards, collate_pictures)
 

@@ -99,6 +99,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     ("arguments", "message"),
     [
         (["predcit"], "unknown command 'predcit'. Did you mean 'predict'"),
+        (["choose", "--classes", "cat"], "--images is missing; see --help."),
         (["list", "method"], "unknown kind 'method'. Did you mean 'methods'"),
         (["test", "--config", "absent.yaml"], "absent.yaml"),
         (["test", *SCLIP, "--model.rule=sclop"], "unknown rule 'sclop'. Did you mean 'sclip'"),

@@ -145,6 +145,8 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert "--output is 'm.tflite'; it must end in .onnx or .pt2" in fails(capsys, "--classes=cat", "--output=m.tflite")
     assert "--classes is missing" in fails(capsys, "--output", out)
     assert "--output needs a value" in fails(capsys, "--classes", "cat", "--output")
+    ifseg = "--config=configs/ifseg/shapes.yaml"
+    assert "IFSeg cannot be exported" in fails(capsys, ifseg, "--classes=words that it does not know", "--output", out)
     assert "--quantise is onnxruntime's" in fails(capsys, "--classes=cat", "--output=m.pt2", "--quantise")
     assert "checkpoint 'no.ckpt' does not exist" in fails(capsys, *asked(Path(out), *SCLIP, "--ckpt_path=no.ckpt"))
     monkeypatch.setattr(model_file, "find_spec", lambda name: None if name == "onnxruntime" else object())

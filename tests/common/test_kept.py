@@ -103,6 +103,7 @@ def test_keys_are_equal_for_equal_content_alone(content: dict) -> None:
     again = json.loads(json.dumps(dict(reversed(content.items()))))
     assert key_of(content=content) == key_of(content=again)
     assert key_of(content=content) != key_of(content=content | {"one more": 1})
+    assert key_of(ids={255: "x", "cat": 1}) == key_of(ids={"cat": 1, 255: "x"}) != key_of(ids={254: "x", "cat": 1})
     with pytest.raises(TypeError):
         key_of(content=object())
 

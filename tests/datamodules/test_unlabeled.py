@@ -282,7 +282,7 @@ def test_unreadable_pictures_stop_or_are_skipped(tmp_path: Path, capsys: pytest.
         ("nowhere/{00..02}.tar", "'nowhere/00.tar' does not exist"),
         ("empty", "no pictures found in"),
         ("empty.txt", "list '.*empty.txt' is empty"),
-        ("few.txt", "holds 2 pictures, fewer than a batch of 3"),
+        ("few.txt", "holds 2 pictures, fewer than a batch of 3. Set --data.train_batch_size to 2 or less."),
         ("text.tar", "text.tar' cannot be read"),
         ("hollow.tar", "no pictures in '.*hollow.tar'"),
     ],

@@ -345,6 +345,7 @@ def test_best_tied_and_oracle() -> None:
         ({"benchmarks": [OBJECTS, OBJECTS]}, "names benchmarks twice: objects"),
         ({"methods": [SCLIP | {"benchmarks": ["object"]}]}, "unknown benchmark of method 'SCLIP' 'object'. Did you mean"),
         ({"methods": [SCLIP | {"benchmarks": []}]}, "method 'SCLIP' of '{plan}' has no seeds or no benchmarks"),
+        ({"title": None}, "title"),
         ({"seeds": "many"}, "seeds: 'many' is not a list"),
         ({"seeds": [-1]}, "seeds of Comparison is -1; it must be a whole number from 0 up"),
         ({"seeds": []}, "method 'SCLIP' of '{plan}' has no seeds"),
