@@ -220,6 +220,6 @@ def find_files(root: str | Path, places: Sequence[str], holds: str, source: str)
             return files
     if not root.exists():
         place = places[0].partition(":")[0]
-        raise UserError(f"'{root}' does not exist. Set --data.root (of prepare --root) to where {place} lies.")
+        raise UserError(f"'{root}' does not exist. Set --data.root to where {place} lies (of prepare: --root).")
     looked = " or ".join(f"{place}/{holds}".removeprefix("./").rstrip("/") for place in places) or "an archive of another name"
     raise UserError(f"'{root}' does not hold {looked}. Published at {source}")
