@@ -18,7 +18,7 @@ from torch import Tensor
 from commands.compare import CommandLineBuilder, parse_plan
 from commands.errors import plain_errors
 from commands.quiet import quiet
-from common.errors import UserError
+from common.errors import UserError, about
 from common.files import atomic_path, shipped, writable_folder
 from common.values import Within
 from datamodules.pictures import Pictures
@@ -93,12 +93,10 @@ def ask(plan: Comparison, data: Pictures, images: list[Tensor], protocol: str) -
         raise UserError(f"'{plan.title}' has {len(rows)} row without training; there is nothing to choose from.")
     seen = {}
     for row in rows:
-        try:
+        with about(f"method '{row.name}'"):
             model: Any = CommandLineBuilder().method(row, 0)[0]
             model.use_protocol(protocol)
             model.use_vocabulary(data.vocabulary)
-        except UserError as error:
-            raise UserError(f"method '{row.name}': {error}") from error
         with torch.inference_mode():
             seen[row.name] = look(model.label_maps, track(images, row.name))
     return seen

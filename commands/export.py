@@ -19,7 +19,7 @@ from commands.trained import build_trained
 from common.arguments import option_pairs, required, taken
 from common.errors import UserError, known
 from common.files import shipped
-from methods.deployed import graph_of, legend
+from methods.deployed import graph_of, legend, refuse
 from reporting.checkpoints import last_checkpoint
 from reporting.model_file import check_path, write_model
 
@@ -103,8 +103,7 @@ def method_of(asked: ExportOptions) -> Any:
     words = {"images": __file__, "classes": asked.classes, "background": asked.by_default}  # some file, for none is read
     data = "--data=" + json.dumps({"class_path": "Pictures", "init_args": words})
     cli = build_trained([*default, *asked.model, data, *NO_RUN], checkpoint)
-    if cli.model.no_graph:  # whatever its words
-        raise UserError(f"{type(cli.model).__name__} cannot be exported: {cli.model.no_graph}")
+    refuse(cli.model, cli.model.no_graph)  # before its words are asked, which may be wrong for it
     cli.model.use_vocabulary(cli.datamodule.vocabulary)
     return cli.model
 

@@ -14,7 +14,7 @@ import methods
 from common.errors import UserError, known
 from evaluation.rules import RULES
 
-MISSING = "{} missing: give a config, such as --config configs/training_free/sclip.yaml, or a name that 'zerolabel list' shows."
+GIVE = ": give a config, such as --config configs/training_free/sclip.yaml, or a name that 'zerolabel list' shows."
 NOISE = ("Expected a <class 'NoneType'>", "Subtypes:", "Given value", "Does not validate", "Errors:", "Expected a path but")
 WRITTEN = {
     "int": "a whole number",
@@ -32,13 +32,8 @@ def explain(message: str) -> str:
     Raises:
         UserError: an unknown class, option, rule or choice, answered with the known ones.
     """
-    missing = re.search(r"arguments are required: (.*)", message)
-    if missing and (absent := {"model", "data"} & {name.rpartition(".")[2] for name in re.split(r",\s*", missing[1].strip())}):
-        named = " and ".join(f"--{name}" for name in sorted(absent, reverse=True))
-        return f"{named} {MISSING.format('is' if len(absent) == 1 else 'are')}"
-    if missing:
-        names = [name if "." in name else f"--{name}" for name in re.split(r",\s*", missing[1].strip())]
-        return f"{', '.join(names).replace('plan.', '')} {'is' if len(names) == 1 else 'are'} missing; see --help."
+    if missing := re.search(r"arguments are required: (.*)", message):
+        return _missing(re.split(r",\s*", missing[1].strip()))
     option = ".".join(re.findall(r'arser key "([\w.]+)":', message)).removeprefix("plan.")
     class_path = re.findall(r"given class_path '([\w.]+)'", message)
     _check_names(message, option, class_path[-1] if class_path else "")
@@ -55,6 +50,18 @@ def explain(message: str) -> str:
     return f"{option}: {said}"[:500] if option else said[:500]
 
 
+def _missing(names: list[str]) -> str:
+    """Of options without a value: how to give a method and its data, or where to read on."""
+    parts = sorted({"model", "data"} & {name.rpartition(".")[2] for name in names}, reverse=True)
+    absent = [_option(name) for name in parts or names]
+    return f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing{GIVE if parts else '; see --help.'}"
+
+
+def _option(name: str) -> str:
+    """As it is written: ``--images`` on a command line, ``title`` in a comparison's file."""
+    return name.removeprefix("plan.") if "." in name else f"--{name}"
+
+
 def _check_names(message: str, option: str, class_path: str) -> None:
     """Raises a UserError for a name that nothing has, with those that there are."""
     key = option.rpartition(".")[2]
@@ -67,9 +74,9 @@ def _check_names(message: str, option: str, class_path: str) -> None:
         known("rule of a protocol", name[1], RULES)
     if chosen := re.search(r"Expected a typing\.Literal\[([^\]]*)\]\. Got value: (\S+)", message):
         known(key, chosen[2].rstrip("."), re.findall(r"'([^']*)'", chosen[1]))
-    if name := re.search(r"Key must be a string, got: (\S+)\.", message):
+    if class_path and (name := re.search(r"Key must be a string, got: (\S+)\.", message)):
         raise UserError(
-            f"{option}: an option that {class_path.rpartition('.')[2] or 'nothing'} does not have was given a mapping "
+            f"{option}: an option that {class_path.rpartition('.')[2]} does not have was given a mapping "
             f"with the key {name[1]}. It has {', '.join(_options_of(class_path))}."
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -13,6 +14,15 @@ class UserError(ValueError):
         """A loader worker's error arrives as its whole traceback, of which the last line is the message."""
         in_worker = message.startswith("Caught UserError in DataLoader worker")
         super().__init__(message.rstrip().rpartition("UserError: ")[2] if in_worker else message)
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Puts what a mistake is about before its message."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def in_one_line(error: Exception) -> str:

@@ -37,15 +37,9 @@ def key_of(**content: Any) -> str:
     Raises:
         TypeError: something that is not plain, of which no two runs would have the same key.
     """
-    text = json.dumps(_named_by_texts(content), sort_keys=True)
+    with_text_keys = json.loads(json.dumps(content))  # those of {255: ..., cat: ...}, as YAML reads it, have no order
+    text = json.dumps(with_text_keys, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-def _named_by_texts(content: Any) -> Any:
-    """The content with texts as keys: those of ``{255: ..., cat: ...}``, as YAML reads it, have no order."""
-    if isinstance(content, Mapping):
-        return {str(key): _named_by_texts(value) for key, value in content.items()}
-    return [_named_by_texts(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 @dataclass

@@ -28,8 +28,8 @@ class Within:
         """Raises UserError for what is no number of the kind (int or float), or outside."""
         fits = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
         if not fits or not self.low <= value <= self.high:
-            span = f" from {self.low:g}" + (f" to {self.high:g}" if self.high < math.inf else " up")
-            span = "" if self.low == -math.inf else span
+            end = f"to {self.high:g}" if self.high < math.inf else "up"
+            span = f" from {self.low:g} {end}" if self.low > -math.inf else ""
             raise UserError(f"{name} is {value!r}; it must be a {'whole ' if kind is int else ''}number{span}.")
 
 

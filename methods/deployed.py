@@ -40,8 +40,7 @@ def graph_of(segmenter: Segmenter) -> torch.export.ExportedProgram:
     Raises:
         UserError: its method, its tower or a rule of its protocol cannot be part of a graph.
     """
-    if reason := why_not(segmenter):
-        raise UserError(f"{type(segmenter).__name__} cannot be exported: {reason}")
+    refuse(segmenter, why_not(segmenter))
     deployed = Deployed(segmenter)
     picture = torch.randint(256, EXAMPLE, dtype=torch.uint8)
     any_size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
@@ -56,6 +55,12 @@ def graph_of(segmenter: Segmenter) -> torch.export.ExportedProgram:
                 f"{type(segmenter).__name__} cannot be exported as it is set: torch.export says: {reason}"
             ) from error
     return without_unused_weights(program)
+
+
+def refuse(segmenter: Segmenter, reason: str) -> None:
+    """Raises a UserError if there is a reason not to export it."""
+    if reason:
+        raise UserError(f"{type(segmenter).__name__} cannot be exported: {reason}")
 
 
 def why_not(segmenter: Segmenter) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.batch import Batch
 from common.distributed import is_padding_sample
-from common.errors import UserError
+from common.errors import UserError, about
 from evaluation.label_map import LabelMap
 from evaluation.metrics import NO_IMAGE, ConfusionMatrix
 from evaluation.selective import RiskCoverage
@@ -104,10 +104,8 @@ class EvaluationSteps(lightning.LightningModule):
             if is_padding_sample(index):
                 mask, index = torch.full_like(mask, self.vocabulary.ignore_index), NO_IMAGE
             assert map_.score is not None
-            try:
+            with about(name):
                 self._metric.update(map_.labels, self.vocabulary.named_only(mask), index)
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from error
             self._selective.update(map_.labels, map_.score, mask)
             map_.score = None  # counted; a batch of them is four times its label maps
         return predicted

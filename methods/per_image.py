@@ -161,7 +161,7 @@ def _together(images: list[Tensor]) -> Images:
 
 
 def of_one_size(images: Images) -> Tensor:
-    """(B, 3, S, S), as batches are but of several sizes, which are lists.
+    """(B, 3, S, S); a batch of images of several sizes is a list.
 
     Raises:
         UserError: they are of several sizes.

@@ -17,7 +17,7 @@ from lightning import Trainer
 
 from backbones.remembered import LIMIT, TokenMemory, remembered
 from common.code import code_of
-from common.errors import UserError
+from common.errors import about
 from common.files import read_yaml, shipped
 from common.kept import Kept, key_of
 from common.weights import weights_hash
@@ -87,24 +87,18 @@ class Measuring:
         return trainings
 
     def _data(self, entry: BenchmarkEntry) -> Any:
-        try:
+        with about(f"benchmark '{entry.name}'"):
             return self.builder.data(entry)
-        except UserError as error:
-            raise UserError(f"benchmark '{entry.name}': {error}") from error
 
     def _check(self, method: MethodEntry) -> Any:
         """The method's class."""
         for benchmarks, words_of in _fits(self.plan, method):
-            try:
+            with about(f"method '{method.name}'"):
                 model, _, _ = self.builder.method(method, self.plan.seeds_of(method)[0], words_of)
-            except UserError as error:
-                raise UserError(f"method '{method.name}': {error}") from error
             for benchmark in benchmarks:
-                try:
+                with about(f"method '{method.name}' on benchmark '{benchmark.name}'"):
                     model.use_protocol(benchmark.protocol)
                     model.use_vocabulary(self.data[benchmark.name].vocabulary)
-                except UserError as error:
-                    raise UserError(f"method '{method.name}' on benchmark '{benchmark.name}': {error}") from error
         return type(model)
 
     def row(self, method: MethodEntry) -> Iterator[tuple[Result, bool]]:
